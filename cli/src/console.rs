@@ -1,0 +1,88 @@
+//! What a person sees while a command works: one line per step, a bar while it takes its time.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::error::{Error, Result};
+
+/// Where lines go. Bars go to the terminal, and only if there is one.
+pub struct Console {
+    lines: Box<dyn Write + Send>,
+    bars: bool,
+}
+
+impl Console {
+    /// Lines to standard output, bars on standard error.
+    #[must_use]
+    pub fn standard() -> Self {
+        Self { lines: Box::new(io::stdout()), bars: true }
+    }
+
+    /// Lines to `lines`, no bars.
+    #[must_use]
+    pub fn to(lines: Box<dyn Write + Send>) -> Self {
+        Self { lines, bars: false }
+    }
+
+    /// Prints one line.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written, e.g. because the reader of a pipe is gone.
+    pub fn line(&mut self, text: impl AsRef<str>) -> Result<()> {
+        let written = writeln!(self.lines, "{}", text.as_ref()).and_then(|()| self.lines.flush());
+        written.map_err(|source| Error::Io { action: "write to standard output".into(), source })
+    }
+
+    /// A bar over `length` units with its own message; it disappears when it is dropped.
+    #[must_use]
+    pub fn bar(&self, what: &'static str, length: u64) -> Bar {
+        if !self.bars {
+            return Bar(ProgressBar::hidden());
+        }
+        let style = ProgressStyle::with_template("  {prefix:<14} {bar:32} {pos}/{len}  {msg}  {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(length).with_style(style).with_prefix(what);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Bar(bar)
+    }
+}
+
+/// A progress bar that clears itself.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// Moves on by `by` units.
+    pub fn advance(&self, by: u64) {
+        self.0.inc(by);
+    }
+
+    /// Changes the message behind the bar.
+    pub fn say(&self, message: String) {
+        self.0.set_message(message);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Prints an error and its causes to standard error, one a line. A cause that an earlier line already names is left out.
+pub fn complain(error: &dyn std::error::Error) {
+    let mut said = error.to_string();
+    let mut text = format!("error: {said}\n");
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !said.contains(&cause_text) {
+            text.push_str(&format!("  because: {cause_text}\n"));
+            said = cause_text;
+        }
+        next = cause.source();
+    }
+    // Nobody is left to tell if this fails.
+    let _unread = io::stderr().write_all(text.as_bytes());
+}

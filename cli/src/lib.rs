@@ -1,0 +1,48 @@
+//! The one binary, `margay`, as a library: its commands, to be called by it and by the end-to-end tests.
+
+#![forbid(unsafe_code)]
+
+pub mod authority;
+pub mod console;
+pub mod demo;
+mod error;
+pub mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use error::{Error, Result};
+
+use console::Console;
+
+/// An on-device language model runtime that knows when to ask the cloud
+#[derive(Debug, Parser)]
+#[command(name = "margay", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train, export, run and measure a cascade on CLINC150
+    Demo(demo::DemoArgs),
+}
+
+/// Runs what the command line says. Exit code 0 on success, 1 on failure, 2 for a command line that makes no sense.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut console = Console::standard();
+    let done = match cli.command {
+        Command::Demo(args) => demo::demo(&args, &mut console).map(drop),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The server as its clients see it: Margay's own over TLS, and plain requests for what that one never sends.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::task::{Context, Waker};
+
+use margay::cloud::{BoxFuture, CloudAnswer, OpenAiClient, Retry, Roots, Token, Wanted};
+use margay::device::library::Locate;
+use margay::{Bundle, Cancel, DeviceOptions, Engine, Error, ErrorKind, Finish, Request, Result, Tokens};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use super::*;
+
+/// Repeats the last message, and says how many messages and tokens it was given.
+struct Parrot;
+
+impl LargeModel for Parrot {
+    fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<CloudAnswer>> {
+        let mut answer = CloudAnswer::new(request.messages.last().unwrap().content.clone());
+        answer.usage = Some(Tokens { input: request.messages.len() as u64, output: request.max_tokens as u64 });
+        Box::pin(async { Ok(answer) })
+    }
+}
+
+/// Fails in one way.
+struct Broken(ErrorKind);
+
+impl LargeModel for Broken {
+    fn answer<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<CloudAnswer>> {
+        Box::pin(async { Err(Error::new(self.0, "broken on purpose")) })
+    }
+}
+
+/// Says when it has begun, and ends when it is told to.
+#[derive(Default)]
+struct Slow {
+    begun: Notify,
+    end: Notify,
+}
+
+impl LargeModel for Slow {
+    fn answer<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<CloudAnswer>> {
+        Box::pin(async {
+            self.begun.notify_one();
+            self.end.notified().await;
+            Ok(CloudAnswer::new("at last"))
+        })
+    }
+}
+
+/// The runtime's toy model on ONNX Runtime.
+fn toy() -> Arc<Engine> {
+    static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| {
+        let library = Locate::from_environment().find_or_fetch(&mut |_| {}).unwrap();
+        let toy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/fixtures/toy");
+        let device = DeviceOptions { threads: Some(1), library: Some(library) };
+        Arc::new(Engine::load(&Bundle::open(toy).unwrap(), device).unwrap())
+    });
+    Arc::clone(&ENGINE)
+}
+
+const TOKEN: &str = "right";
+
+fn options() -> Options {
+    Options { token: Some(TOKEN.to_owned()), ..Options::new("large") }
+}
+
+fn margay_client(server: &Server, token: &'static str) -> OpenAiClient {
+    OpenAiClient::builder(server.endpoint(), "large")
+        .roots(Roots::Pem(server.ca_pem().into()))
+        .token(move |_: Wanted| async move { Ok(Token::new(token)) })
+        .retry(Retry::NEVER)
+        .build()
+        .unwrap()
+}
+
+fn plain_client(server: &Server) -> reqwest::Client {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(server.ca_pem().as_bytes()).unwrap()).unwrap();
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap()
+}
+
+/// A valid question with these fields changed or added.
+fn question(changes: Value) -> Value {
+    let mut question = json!({"model": "large", "messages": [{"role": "user", "content": "hello"}]});
+    question.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    question
+}
+
+#[tokio::test]
+async fn margay_s_own_client_is_answered() {
+    let server = Server::start(Arc::new(Parrot), options()).unwrap();
+    let request = Request::user("hello \"you\"\n").max_tokens(7);
+    let answer = margay_client(&server, TOKEN).answer(&request).await.unwrap();
+    assert_eq!(answer.text, "hello \"you\"\n");
+    assert_eq!(answer.usage, Some(Tokens { input: 1, output: 7 }));
+    assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
+
+    let refused = margay_client(&server, "wrong").answer(&request).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unauthorized);
+}
+
+#[tokio::test]
+async fn answers_have_openai_s_shape() {
+    let server = Server::start(Arc::new(Parrot), options()).unwrap();
+    let client = plain_client(&server);
+    let parts = json!([{"type": "text", "text": "he"}, {"type": "text", "text": "llo"}]);
+    let body = question(json!({
+        "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": parts}],
+        "max_completion_tokens": 5, "temperature": 0.2, "stream": false, "n": 1, "response_format": {"type": "text"},
+    }));
+    let response = client.post(format!("{}/chat/completions", server.endpoint())).bearer_auth(TOKEN).json(&body);
+    let mut answer: Value = response.send().await.unwrap().error_for_status().unwrap().json().await.unwrap();
+    assert!(answer["id"].take().as_str().unwrap().starts_with("chatcmpl-"));
+    assert!(answer["created"].take().as_u64().unwrap() > 1_700_000_000);
+    assert_eq!(
+        answer,
+        json!({
+            "id": null, "created": null, "object": "chat.completion", "model": "large",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "logprobs": null, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7},
+        })
+    );
+
+    let models = client.get(format!("{}/models", server.endpoint())).bearer_auth(TOKEN).send().await.unwrap();
+    let models: Value = models.json().await.unwrap();
+    assert_eq!((&models["object"], &models["data"][0]["id"]), (&json!("list"), &json!("large")));
+
+    let health = client.get(format!("https://{}/healthz", server.address())).send().await.unwrap();
+    assert_eq!(health.text().await.unwrap(), "ok");
+}
+
+#[tokio::test]
+async fn what_cannot_be_served_is_refused_in_openai_s_words() {
+    let server = Server::start(Arc::new(Parrot), options()).unwrap();
+    let client = plain_client(&server);
+    let valid = question(json!({})).to_string();
+    let large = question(json!({"messages": [{"role": "user", "content": "a".repeat(MAX_REQUEST_BYTES)}]})).to_string();
+    let with = |changes| question(changes).to_string();
+    let image = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]);
+    let unsupported = json!("unsupported_parameter");
+    for (method, path, token, body, status, r#type, code) in [
+        ("POST", "/v1/chat/completions", "", valid.clone(), 401, "authentication_error", json!("invalid_api_key")),
+        ("POST", "/v1/chat/completions", "righ", valid.clone(), 401, "authentication_error", json!("invalid_api_key")),
+        ("GET", "/v1/models", "wrong", String::new(), 401, "authentication_error", json!("invalid_api_key")),
+        ("POST", "/v1/chat/completions", TOKEN, "{".into(), 400, "invalid_request_error", json!(null)),
+        (
+            "POST",
+            "/v1/chat/completions",
+            TOKEN,
+            with(json!({"messages": 7})),
+            400,
+            "invalid_request_error",
+            json!(null),
+        ),
+        (
+            "POST",
+            "/v1/chat/completions",
+            TOKEN,
+            with(json!({"messages": []})),
+            400,
+            "invalid_request_error",
+            json!(null),
+        ),
+        (
+            "POST",
+            "/v1/chat/completions",
+            TOKEN,
+            with(json!({"messages": image})),
+            400,
+            "invalid_request_error",
+            json!(null),
+        ),
+        (
+            "POST",
+            "/v1/chat/completions",
+            TOKEN,
+            with(json!({"stream": true})),
+            400,
+            "invalid_request_error",
+            unsupported.clone(),
+        ),
+        (
+            "POST",
+            "/v1/chat/completions",
+            TOKEN,
+            with(json!({"n": 2})),
+            400,
+            "invalid_request_error",
+            unsupported.clone(),
+        ),
+        (
+            "POST",
+            "/v1/chat/completions",
+            TOKEN,
+            with(json!({"stop": ["."]})),
+            400,
+            "invalid_request_error",
+            unsupported.clone(),
+        ),
+        (
+            "POST",
+            "/v1/chat/completions",
+            TOKEN,
+            with(json!({"model": "other"})),
+            404,
+            "invalid_request_error",
+            json!("model_not_found"),
+        ),
+        ("POST", "/v1/chat/completions", TOKEN, large, 413, "invalid_request_error", json!(null)),
+        ("GET", "/v1/chat/completions", TOKEN, String::new(), 405, "invalid_request_error", json!(null)),
+        ("POST", "/v1/embeddings", TOKEN, valid, 404, "invalid_request_error", json!(null)),
+    ] {
+        let request = client.request(method.parse().unwrap(), format!("https://{}{path}", server.address()));
+        let request = if token.is_empty() { request } else { request.bearer_auth(token) };
+        let response = request.body(body.clone()).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{method} {path} {body:.80}");
+        let error: Value = response.json().await.unwrap();
+        assert_eq!((&error["error"]["type"], &error["error"]["code"]), (&json!(r#type), &code), "{error}");
+        assert!(!error["error"]["message"].as_str().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_failing_model_keeps_its_kind_across_the_wire() {
+    for (kind, seen) in [
+        (ErrorKind::InvalidRequest, ErrorKind::Rejected),
+        (ErrorKind::ContextOverflow, ErrorKind::Rejected),
+        (ErrorKind::RateLimited, ErrorKind::RateLimited),
+        (ErrorKind::Deadline, ErrorKind::Server),
+        (ErrorKind::Connect, ErrorKind::Server),
+        (ErrorKind::Inference, ErrorKind::Server),
+    ] {
+        let server = Server::start(Arc::new(Broken(kind)), options()).unwrap();
+        let error = margay_client(&server, TOKEN).answer(&Request::user("hello")).await.unwrap_err();
+        assert_eq!(error.kind(), seen, "{kind:?}");
+        assert!(error.to_string().ends_with("broken on purpose"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_aborted_server_leaves_its_clients_with_an_error() {
+    let model = Arc::new(Slow::default());
+    let server = Server::start(model.clone(), options()).unwrap();
+    let client = margay_client(&server, TOKEN);
+    let request = Request::user("hello");
+    let (answer, ()) = tokio::join!(client.answer(&request), async {
+        model.begun.notified().await;
+        server.abort();
+    });
+    assert_eq!(answer.unwrap_err().kind(), ErrorKind::Connect);
+    drop(server);
+    assert_eq!(client.answer(&request).await.unwrap_err().kind(), ErrorKind::Connect);
+}
+
+#[tokio::test]
+async fn a_server_that_shuts_down_finishes_what_it_has_begun() {
+    let model = Arc::new(Slow::default());
+    let server = Server::start(model.clone(), options()).unwrap();
+    let client = margay_client(&server, TOKEN);
+    let request = Request::user("hello");
+    let (answer, ended) = tokio::join!(client.answer(&request), async {
+        model.begun.notified().await;
+        let (ended, ()) = tokio::join!(server.shutdown(Duration::from_secs(60)), async { model.end.notify_one() });
+        ended
+    });
+    assert_eq!(answer.unwrap().text, "at last");
+    ended.unwrap();
+    assert_eq!(client.answer(&request).await.unwrap_err().kind(), ErrorKind::Connect);
+}
+
+#[tokio::test]
+async fn a_model_that_takes_too_long_is_given_up() {
+    let model = Arc::new(Slow::default());
+    let server = Server::start(model, Options { patience: Duration::ZERO, ..options() }).unwrap();
+    let error = margay_client(&server, TOKEN).answer(&Request::user("hello")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Server);
+    assert!(error.to_string().contains("504"), "{error}");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let first = Server::start(Arc::new(Parrot), options()).unwrap();
+    let port = first.address().port();
+    let error = Server::start(Arc::new(Parrot), Options { port, ..options() }).unwrap_err();
+    assert!(error.to_string().contains(&first.address().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn an_engine_answers_over_the_wire_as_it_does_in_the_hand() {
+    let engine = toy();
+    let request = Request::user("hello").max_tokens(6);
+    let expected = engine.generate(&request, None, &mut |_| ControlFlow::Continue(())).unwrap();
+
+    let server = Server::start(Arc::new(OnDevice::new(engine)), options()).unwrap();
+    let client = margay_client(&server, TOKEN);
+    let (one, other) = tokio::join!(client.answer(&request), client.answer(&request));
+    for answer in [one.unwrap(), other.unwrap()] {
+        assert_eq!(answer.text, expected.text);
+        let (input, output) = (expected.prompt_tokens as u64, expected.token_ids.len() as u64);
+        assert_eq!(answer.usage, Some(Tokens { input, output }));
+        let length = expected.finish == Finish::Length;
+        assert_eq!(answer.finish_reason.as_deref(), Some(if length { "length" } else { "stop" }));
+    }
+
+    let too_long = client.answer(&Request::user("hello").max_tokens(1_000_000)).await.unwrap_err();
+    assert_eq!(too_long.kind(), ErrorKind::Rejected);
+}
+
+#[tokio::test]
+async fn one_more_than_may_wait_is_told_to_come_back() {
+    let model = OnDevice::new(toy());
+    let request = Request::user("hello").max_tokens(1);
+    let mut context = Context::from_waker(Waker::noop());
+    // One generates, the others wait; nobody is asked a second time whether it is done.
+    let mut asking: Vec<_> = (0..=engine::MAX_WAITING).map(|_| model.answer(&request)).collect();
+    assert!(asking.iter_mut().all(|answer| answer.as_mut().poll(&mut context).is_pending()));
+    assert_eq!(model.answer(&request).await.unwrap_err().kind(), ErrorKind::RateLimited);
+    asking.pop();
+    assert!(model.answer(&request).as_mut().poll(&mut context).is_pending());
+}
+
+#[tokio::test]
+async fn an_engine_stops_for_a_client_that_has_gone() {
+    let (model, cancel) = (OnDevice::new(toy()), Cancel::default());
+    let request = Request::user("hello").cancel(cancel.clone());
+    let mut answer = model.answer(&request);
+    assert!(answer.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert!(!cancel.is_cancelled());
+    drop(answer);
+    assert!(cancel.is_cancelled());
+}

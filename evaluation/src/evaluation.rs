@@ -1,0 +1,382 @@
+//! One table in, one JSON out: everything that can be said of a chain of models, for a command line and for other programs.
+//!
+//! A number that is undefined on the data (see [`measures`]) is `null`, and so is one that only two models have, for longer
+//! chains.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bootstrap::{Bootstrap, Interval};
+use crate::certificate::Guarantee;
+use crate::chain::{Chain, ChainPoint, pareto};
+use crate::cost::CostModel;
+use crate::curve::{Curve, Point};
+use crate::error::{Error, ErrorKind, Result};
+use crate::file::write_atomically;
+use crate::goal::Goal;
+use crate::measures;
+use crate::outcome::{Outcome, Table};
+use crate::pairing::Pairing;
+use crate::sample::Sample;
+use crate::summary::{Confidence, MAX_CURVE_POINTS, ScoreKind};
+
+/// The schema this version writes.
+pub const SCHEMA: u32 = 1;
+/// Shares of the gap between two models, in per cent, whose deferral rate is reported.
+pub const CPT_SHARES: [u32; 3] = [20, 50, 80];
+/// Most threshold vectors tried for a chain of more than two models.
+const GRID: usize = 4096;
+
+/// What was asked of a table.
+#[derive(Debug, Clone)]
+pub struct Options<'a> {
+    /// How intervals are made.
+    pub bootstrap: Bootstrap,
+    /// What scores mean.
+    pub score: ScoreKind,
+    /// What a query costs.
+    pub cost: CostModel,
+    /// Only rows of this split are scored; `None` scores all rows but those of `calibration`.
+    pub split: Option<&'a str>,
+    /// Thresholds are chosen on rows of this split, never on those scored. Needed for goals.
+    pub calibration: Option<&'a str>,
+    /// What thresholds are wanted for.
+    pub goals: &'a [Goal],
+    /// Costs between which `aiq` and `error_cost_area` are taken; `None` is from the chain's cheapest point to its dearest.
+    pub cost_interval: Option<(f64, f64)>,
+}
+
+impl Default for Options<'_> {
+    /// All rows, FLOPs, log-probabilities, no goals.
+    fn default() -> Self {
+        Self {
+            bootstrap: Bootstrap::default(),
+            score: ScoreKind::default(),
+            cost: CostModel::default(),
+            split: None,
+            calibration: None,
+            goals: &[],
+            cost_interval: None,
+        }
+    }
+}
+
+/// A chain of models on a table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Version of this form, [`SCHEMA`].
+    pub schema: u32,
+    /// The models, in the order in which they are asked.
+    pub chain: Vec<String>,
+    /// Number of queries scored.
+    pub queries: usize,
+    /// What a cost is.
+    pub cost_model: CostModel,
+    /// The same in words.
+    pub cost_in_words: String,
+    /// How intervals were made.
+    pub bootstrap: Bootstrap,
+    /// Each model alone: mean quality, mean cost without those before it.
+    pub alone: BTreeMap<String, Alone>,
+    /// Two models: the deferral curve, thinned to 201 points. More: the Pareto front of a grid of quantiles.
+    pub points: Vec<ChainPoint>,
+    /// Area under the deferral curve.
+    pub audc: Option<f64>,
+    /// The same for deferring at random.
+    pub audc_random: Option<f64>,
+    /// The same for the oracle.
+    pub audc_ideal: Option<f64>,
+    /// Average performance gap recovered.
+    pub apgr: Option<f64>,
+    /// Deferral performance between random (0) and oracle (1).
+    pub s_d: Option<f64>,
+    /// AUROC of the negated score for queries that only the large model answers right.
+    pub benefit_auroc: Option<f64>,
+    /// The costs between which the next two are taken.
+    pub cost_interval: [f64; 2],
+    /// Area under the error-cost curve.
+    pub error_cost_area: Option<f64>,
+    /// Average improvement in quality.
+    pub aiq: Option<f64>,
+    /// Call-performance threshold by per cent of the gap.
+    pub cpt: BTreeMap<String, Option<f64>>,
+    /// Least cost that reaches this many per cent of the last model's quality.
+    pub cost_at: BTreeMap<String, Option<f64>>,
+    /// Measures of each model's score; of all models but the last.
+    pub confidence: BTreeMap<String, Confidence>,
+    /// Paired-bootstrap intervals by the name of the number they belong to; two models only.
+    pub intervals: BTreeMap<String, Interval>,
+    /// Each task by itself; two models only, and only if every query has a task.
+    pub tasks: BTreeMap<String, OfTask>,
+    /// What came of each goal, by how it is written; two models only.
+    pub certificates: BTreeMap<String, Certificates>,
+}
+
+/// A model alone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Alone {
+    /// Mean quality.
+    pub quality: f64,
+    /// Mean cost of this model, without those before it.
+    pub cost: f64,
+}
+
+/// A row of the table by task.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OfTask {
+    /// Number of queries.
+    pub queries: usize,
+    /// Mean quality of the small model alone.
+    pub small_quality: f64,
+    /// Mean quality of the large model alone.
+    pub large_quality: f64,
+    /// Area under the deferral curve.
+    pub audc: f64,
+    /// The same for deferring at random.
+    pub audc_random: f64,
+    /// Deferral performance between random (0) and oracle (1).
+    pub s_d: Option<f64>,
+    /// AUROC of the score as a detector of the small model's right answers.
+    pub auroc: Option<f64>,
+}
+
+/// A goal's threshold on the calibration split, and what it did on the queries scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Certificates {
+    /// The threshold with its certificate, or that there is none.
+    pub guarantee: Guarantee,
+    /// What the threshold gave on the queries scored, which it was not chosen on.
+    pub scored: Option<ChainPoint>,
+}
+
+impl Evaluation {
+    /// Everything about a chain of models on a table.
+    ///
+    /// # Errors
+    /// As [`Chain::join`], [`Goal::choose`] and [`Bootstrap::intervals`]; [`ErrorKind::Invalid`] for goals without a calibration
+    /// split, with one that is also scored, or for a chain of more than two models.
+    pub fn from_table(table: &Table, models: &[&str], options: &Options<'_>) -> Result<Self> {
+        let scored: Vec<&Outcome> = table.rows().iter().filter(|row| options.scores(row)).collect();
+        let chain = Chain::join(scored.iter().copied(), models, &options.cost)?;
+        let pair = if let [small, large] = models {
+            Some(options.cost.join(scored.iter().copied(), small, large)?)
+        } else {
+            None
+        };
+        let points = match &pair {
+            Some(pairing) => pairing.curve().thinned(MAX_CURVE_POINTS).into_iter().map(ChainPoint::from).collect(),
+            None => {
+                let axis = (GRID as f64).powf(1.0 / (models.len() - 1) as f64).round() as usize;
+                pareto(&chain.grid(axis.saturating_sub(1).max(1))?)
+            }
+        };
+        let area = Area::of(&points, pair.as_ref().map(Pairing::curve), options.cost_interval);
+        let alone = chain.alone();
+        let best = alone.last().map_or(0.0, |(_, alone)| alone.quality);
+        let cost_at = [95, 99].map(|percent| {
+            let wanted = f64::from(percent) / 100.0 * best;
+            let cost = match &pair {
+                Some(pairing) => pairing.curve().reach(wanted).map(|at| at.mean_flops),
+                None => points.iter().find(|point| point.quality >= wanted).map(|point| point.cost),
+            };
+            (percent.to_string(), cost)
+        });
+        let scores = (0..models.len()).filter_map(|at| Some((models[at], chain.scores(at)?, chain.quality(at)?)));
+        let confidence =
+            scores.map(|(model, scores, quality)| (model.to_owned(), Confidence::of(scores, quality, options.score)));
+        let of_pair = pair.as_ref().map(|pairing| OfPair::of(&pairing.sample(), &pairing.oracle().curve()));
+        Ok(Self {
+            schema: SCHEMA,
+            chain: chain.models().to_vec(),
+            queries: chain.queries(),
+            cost_model: options.cost,
+            cost_in_words: options.cost.to_string(),
+            bootstrap: options.bootstrap,
+            audc: of_pair.as_ref().map(|of| of.audc),
+            audc_random: of_pair.as_ref().map(|of| of.audc_random),
+            audc_ideal: of_pair.as_ref().map(|of| of.audc_ideal),
+            apgr: of_pair.as_ref().and_then(|of| measures::apgr(of.audc, of.small, of.large)),
+            s_d: of_pair.as_ref().and_then(OfPair::s_d),
+            benefit_auroc: pair.as_ref().and_then(|pairing| pairing.sample().benefit_auroc()),
+            cost_interval: area.interval.into(),
+            error_cost_area: area.error_cost,
+            aiq: area.aiq,
+            cpt: pair.as_ref().map(|pairing| cpt(&pairing.curve()).into()).unwrap_or_default(),
+            cost_at: cost_at.into(),
+            confidence: confidence.collect(),
+            intervals: pair.as_ref().map(|pairing| intervals(pairing, options)).transpose()?.unwrap_or_default(),
+            tasks: by_task(&scored, models, options)?,
+            certificates: options.certificates(table, models, &chain)?,
+            alone: alone.into_iter().collect(),
+            points,
+        })
+    }
+
+    /// Writes the evaluation as JSON; the file is wholly there or not at all.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] with the path.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_atomically(path, |file| {
+            let io = |source: std::io::Error| Error::new(ErrorKind::Io, "cannot write").with_source(source);
+            serde_json::to_writer_pretty(&mut *file, self).map_err(|source| io(source.into()))?;
+            file.write_all(b"\n").map_err(io)
+        })
+    }
+}
+
+impl Options<'_> {
+    fn scores(&self, row: &Outcome) -> bool {
+        match self.split {
+            Some(split) => row.split.as_deref() == Some(split),
+            None => self.calibration.is_none() || row.split.as_deref() != self.calibration,
+        }
+    }
+
+    fn certificates(&self, table: &Table, models: &[&str], scored: &Chain) -> Result<BTreeMap<String, Certificates>> {
+        if self.goals.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let ([small, large], Some(calibration)) = (models, self.calibration) else {
+            return Err(Error::new(ErrorKind::Invalid, "a goal needs two models and a calibration split"));
+        };
+        if self.split == Some(calibration) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("split `{calibration}` cannot both calibrate and be scored"),
+            ));
+        }
+        let calibration = self.cost.join(table.split(calibration), small, large)?;
+        let certificate = |goal: &Goal| {
+            let guarantee = goal.choose(&calibration)?;
+            let scored = guarantee.certified().map(|certified| scored.at(&[certified.threshold])).transpose()?;
+            Ok((goal.to_string(), Certificates { guarantee, scored }))
+        };
+        self.goals.iter().map(certificate).collect()
+    }
+}
+
+impl From<Point> for ChainPoint {
+    fn from(point: Point) -> Self {
+        Self {
+            thresholds: vec![point.threshold],
+            deferral_rate: point.deferral_rate,
+            quality: point.quality,
+            cost: point.mean_flops,
+        }
+    }
+}
+
+impl Chain {
+    fn alone(&self) -> Vec<(String, Alone)> {
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let costs = (0..self.models().len())
+            .filter_map(|at| Some((self.models()[at].clone(), self.quality(at)?, self.cost(at)?)));
+        costs.map(|(model, quality, cost)| (model, Alone { quality: mean(quality), cost: mean(cost) })).collect()
+    }
+}
+
+/// The areas over cost, and the interval they were taken on.
+struct Area {
+    interval: (f64, f64),
+    error_cost: Option<f64>,
+    aiq: Option<f64>,
+}
+
+impl Area {
+    /// Of a whole curve where there is one, else of points.
+    fn of(points: &[ChainPoint], curve: Option<Curve>, interval: Option<(f64, f64)>) -> Self {
+        let points: Vec<(f64, f64)> = match curve {
+            Some(curve) => curve.points().iter().map(|point| (point.mean_flops, point.quality)).collect(),
+            None => points.iter().map(|point| (point.cost, point.quality)).collect(),
+        };
+        let costs = || points.iter().map(|point| point.0);
+        let own = || (costs().fold(f64::INFINITY, f64::min), costs().fold(f64::NEG_INFINITY, f64::max));
+        let (low, high) = interval.unwrap_or_else(own);
+        Self {
+            interval: (low, high),
+            error_cost: measures::error_cost_area(points.iter().copied(), low, high),
+            aiq: measures::aiq(points.iter().copied(), low, high),
+        }
+    }
+}
+
+/// The numbers of two models.
+struct OfPair {
+    small: f64,
+    large: f64,
+    audc: f64,
+    audc_random: f64,
+    audc_ideal: f64,
+}
+
+impl OfPair {
+    fn of(sample: &Sample<'_>, ideal: &Curve) -> Self {
+        let curve = sample.curve();
+        let (small, large) = (curve.at(0.0).quality, curve.at(1.0).quality);
+        let audc_random = measures::audc_random(small, large);
+        Self { small, large, audc: measures::audc(&curve), audc_random, audc_ideal: measures::audc(ideal) }
+    }
+
+    fn s_d(&self) -> Option<f64> {
+        measures::s_d(self.audc, self.audc_random, self.audc_ideal)
+    }
+}
+
+fn cpt(curve: &Curve) -> [(String, Option<f64>); CPT_SHARES.len()] {
+    CPT_SHARES.map(|percent| (percent.to_string(), measures::cpt(curve, f64::from(percent) / 100.0)))
+}
+
+fn intervals(pairing: &Pairing, options: &Options<'_>) -> Result<BTreeMap<String, Interval>> {
+    let oracle = pairing.oracle();
+    let named = |[sample, oracle]: [&Sample<'_>; 2]| {
+        let curve = sample.curve();
+        let of = OfPair::of(sample, &oracle.curve());
+        let area = Area::of(&[], Some(curve.clone()), options.cost_interval);
+        let mut named = vec![
+            ("small_quality".to_owned(), Some(of.small)),
+            ("large_quality".to_owned(), Some(of.large)),
+            ("audc".to_owned(), Some(of.audc)),
+            ("apgr".to_owned(), measures::apgr(of.audc, of.small, of.large)),
+            ("s_d".to_owned(), of.s_d()),
+            ("auroc".to_owned(), sample.auroc()),
+            ("benefit_auroc".to_owned(), sample.benefit_auroc()),
+            ("error_cost_area".to_owned(), area.error_cost),
+            ("aiq".to_owned(), area.aiq),
+        ];
+        named.extend(cpt(&curve).map(|(percent, rate)| (format!("cpt_{percent}"), rate)));
+        named
+    };
+    let values = |samples: [&Sample<'_>; 2]| named(samples).into_iter().map(|(_, value)| value).collect();
+    let found = options.bootstrap.intervals([pairing, &oracle], values)?;
+    let names = named([&pairing.sample(), &oracle.sample()]).into_iter().map(|(name, _)| name);
+    Ok(names.zip(found).filter_map(|(name, interval)| Some((name, interval?))).collect())
+}
+
+fn by_task(scored: &[&Outcome], models: &[&str], options: &Options<'_>) -> Result<BTreeMap<String, OfTask>> {
+    let [small, large] = models else { return Ok(BTreeMap::new()) };
+    if scored.iter().any(|row| row.model == *small && row.task.is_none()) {
+        return Ok(BTreeMap::new());
+    }
+    let tasks = Pairing::join_by_task(scored.iter().copied(), small, large, &options.cost)?;
+    let row = |(task, pairing): (String, Pairing)| {
+        let of = OfPair::of(&pairing.sample(), &pairing.oracle().curve());
+        let row = OfTask {
+            queries: pairing.len(),
+            small_quality: of.small,
+            large_quality: of.large,
+            audc: of.audc,
+            audc_random: of.audc_random,
+            s_d: of.s_d(),
+            auroc: pairing.sample().auroc(),
+        };
+        (task, row)
+    };
+    Ok(tasks.into_iter().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests;

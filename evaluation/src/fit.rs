@@ -1,0 +1,13 @@
+//! Rules learned from recorded outcomes: what to score a query by, and what a score means as a probability.
+//!
+//! Everything here is convex or has a closed form and is solved to rounding: the same rows give the same rule, on any
+//! number of threads. Fit on one split, choose the threshold on a second, score on a third.
+
+mod calibration;
+mod logistic;
+mod router;
+mod rule;
+
+pub use calibration::Calibrator;
+pub use router::{MAX_BITS, Router};
+pub use rule::{LearnedRule, LinearRule};

@@ -1,0 +1,248 @@
+//! JSON Lines to outcomes and back: one object per line, the same columns and rules as CSV.
+
+use std::fmt;
+use std::io::{BufRead, Read as _, Write};
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde_json::Value;
+
+use super::{MAX_COLUMNS, MAX_ROW_BYTES, OPTIONAL_COLUMNS, Outcome, REQUIRED_COLUMNS, SIGNAL_PREFIX};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Reads an outcome table from JSON Lines, row by row. Blank lines are passed over; after an error the iterator ends.
+pub struct JsonLinesReader<R> {
+    stream: R,
+    line: u64,
+    bytes: Vec<u8>,
+    failed: bool,
+}
+
+impl<R: BufRead> JsonLinesReader<R> {
+    /// A reader at the first line.
+    #[must_use]
+    pub fn new(stream: R) -> Self {
+        Self { stream, line: 0, bytes: Vec::new(), failed: false }
+    }
+
+    /// The line read last, from 1: what errors call the row.
+    #[must_use]
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
+    fn read(&mut self) -> Result<Option<Outcome>> {
+        loop {
+            self.bytes.clear();
+            self.line += 1;
+            // One byte more than allowed, to tell a line that just fits from one that does not.
+            let mut capped = self.stream.by_ref().take(MAX_ROW_BYTES as u64 + 1);
+            capped
+                .read_until(b'\n', &mut self.bytes)
+                .map_err(|source| Error::new(ErrorKind::Io, "cannot read").with_source(source))?;
+            if self.bytes.is_empty() {
+                return Ok(None);
+            }
+            if self.bytes.len() > MAX_ROW_BYTES {
+                return Err(Error::new(ErrorKind::TooLarge, format!("is over the cap of {MAX_ROW_BYTES} bytes")));
+            }
+            if !self.bytes.trim_ascii().is_empty() {
+                break;
+            }
+        }
+        let Fields(fields) = serde_json::from_slice(&self.bytes)
+            .map_err(|source| Error::new(ErrorKind::Value, "is not a JSON object").with_source(source))?;
+        outcome(fields).map(Some)
+    }
+}
+
+impl<R: BufRead> Iterator for JsonLinesReader<R> {
+    type Item = Result<Outcome>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let outcome = self.read().map_err(|error| error.at_row(self.line));
+        self.failed = outcome.is_err();
+        outcome.transpose()
+    }
+}
+
+/// Writes an outcome table as JSON Lines, row by row, only what is recorded. Call [`JsonLinesWriter::finish`] at the end.
+///
+/// Like [`Writer`](super::Writer) it checks each row but not that a query and model come only once.
+pub struct JsonLinesWriter<W: Write> {
+    stream: W,
+}
+
+impl<W: Write> JsonLinesWriter<W> {
+    /// A writer that has written nothing: the format has no header.
+    #[must_use]
+    pub fn new(stream: W) -> Self {
+        Self { stream }
+    }
+
+    /// Writes one row.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Value`] for a bad field, [`ErrorKind::Io`].
+    pub fn write(&mut self, outcome: &Outcome) -> Result<()> {
+        outcome.check()?;
+        serde_json::to_writer(&mut self.stream, &Line(outcome)).map_err(|source| io_error(source.into()))?;
+        self.stream.write_all(b"\n").map_err(io_error)
+    }
+
+    /// Flushes what is buffered.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub fn finish(mut self) -> Result<()> {
+        self.stream.flush().map_err(io_error)
+    }
+}
+
+/// The fields of an object in their order, so that one given twice is seen.
+struct Fields(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+fn outcome(fields: Vec<(String, Value)>) -> Result<Outcome> {
+    if fields.len() > MAX_COLUMNS {
+        let message = format!("{} columns are over the cap of {MAX_COLUMNS}", fields.len());
+        return Err(Error::new(ErrorKind::TooLarge, message));
+    }
+    for (at, (name, _)) in fields.iter().enumerate() {
+        if fields[..at].iter().any(|(earlier, _)| earlier == name) {
+            return Err(Error::new(ErrorKind::Columns, "is there twice").at_column(name));
+        }
+    }
+    if let Some(missing) = REQUIRED_COLUMNS.iter().find(|required| !fields.iter().any(|(name, _)| name == *required)) {
+        return Err(Error::new(ErrorKind::Columns, "is required and missing").at_column(*missing));
+    }
+    let mut outcome = Outcome::new("", "", f64::NAN);
+    for (name, value) in fields {
+        store(&name, value, &mut outcome).map_err(|error| error.at_column(name))?;
+    }
+    outcome.check()?;
+    Ok(outcome)
+}
+
+fn store(name: &str, value: Value, outcome: &mut Outcome) -> Result<()> {
+    match name {
+        "query" => outcome.query = text(value)?.ok_or_else(empty)?,
+        "model" => outcome.model = text(value)?.ok_or_else(empty)?,
+        "quality" => outcome.quality = number(&value)?.ok_or_else(empty)?,
+        "task" => outcome.task = text(value)?,
+        "split" => outcome.split = text(value)?,
+        "score" => outcome.score = number(&value)?,
+        "tokens_in" => outcome.tokens_in = count(&value)?,
+        "tokens_out" => outcome.tokens_out = count(&value)?,
+        "cost" => outcome.cost = number(&value)?,
+        "latency_ms" => outcome.latency_ms = number(&value)?,
+        "flops" => outcome.flops = number(&value)?,
+        "answer_digest" => outcome.answer_digest = text(value)?,
+        _ => {
+            let Some(signal) = name.strip_prefix(SIGNAL_PREFIX).filter(|signal| !signal.is_empty()) else {
+                let known = [&REQUIRED_COLUMNS[..], &OPTIONAL_COLUMNS[..]].concat().join(", ");
+                let message = format!("is not one of {known}, {SIGNAL_PREFIX}<name>");
+                return Err(Error::new(ErrorKind::Columns, message));
+            };
+            if let Some(number) = number(&value)? {
+                outcome.signals.insert(signal.to_owned(), number);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Text; nothing for `null` and, as in CSV, for empty text.
+fn text(value: Value) -> Result<Option<String>> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text).filter(|text| !text.is_empty())),
+        other => Err(is_not(&other, "text")),
+    }
+}
+
+fn number(value: &Value) -> Result<Option<f64>> {
+    typed(value, Value::as_f64, "a number")
+}
+
+fn count(value: &Value) -> Result<Option<u64>> {
+    typed(value, Value::as_u64, "a whole number of at least 0")
+}
+
+fn typed<T>(value: &Value, read: fn(&Value) -> Option<T>, what: &str) -> Result<Option<T>> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    read(value).map(Some).ok_or_else(|| is_not(value, what))
+}
+
+fn is_not(value: &Value, what: &str) -> Error {
+    let kind = match value {
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        Value::String(_) => "text".to_owned(),
+        other => format!("`{other}`"),
+    };
+    Error::new(ErrorKind::Value, format!("{kind} is not {what}"))
+}
+
+fn empty() -> Error {
+    Error::new(ErrorKind::Value, "is empty")
+}
+
+fn io_error(source: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, "cannot write").with_source(source)
+}
+
+/// A row as an object, in the order of a CSV's columns.
+struct Line<'a>(&'a Outcome);
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Outcome { query, model, quality, task, split, score, signals, .. } = self.0;
+        let Outcome { tokens_in, tokens_out, cost, latency_ms, flops, answer_digest, .. } = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("query", query)?;
+        map.serialize_entry("model", model)?;
+        map.serialize_entry("quality", quality)?;
+        for (name, text) in [("task", task), ("split", split)] {
+            text.as_ref().map_or(Ok(()), |text| map.serialize_entry(name, text))?;
+        }
+        score.map_or(Ok(()), |score| map.serialize_entry("score", &score))?;
+        for (name, signal) in signals {
+            map.serialize_entry(&format!("{SIGNAL_PREFIX}{name}"), signal)?;
+        }
+        for (name, count) in [("tokens_in", tokens_in), ("tokens_out", tokens_out)] {
+            count.map_or(Ok(()), |count| map.serialize_entry(name, &count))?;
+        }
+        for (name, amount) in [("cost", cost), ("latency_ms", latency_ms), ("flops", flops)] {
+            amount.map_or(Ok(()), |amount| map.serialize_entry(name, &amount))?;
+        }
+        answer_digest.as_ref().map_or(Ok(()), |digest| map.serialize_entry("answer_digest", digest))?;
+        map.end()
+    }
+}

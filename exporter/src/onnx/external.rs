@@ -1,0 +1,66 @@
+//! Weights in a file beside the graph, aligned so that the runtime maps them instead of copying.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::proto::tensor_proto::{DataLocation, DataType};
+use super::proto::{StringStringEntryProto, TensorProto};
+use crate::error::{Error, Result};
+
+/// The external data file of a graph, written front to back.
+pub(crate) struct ExternalData {
+    path: PathBuf,
+    /// Name of the file as the graph refers to it.
+    location: String,
+    writer: BufWriter<File>,
+    offset: u64,
+}
+
+impl ExternalData {
+    /// Creates `folder/location`.
+    pub(crate) fn create(folder: &Path, location: &str) -> Result<Self> {
+        let path = folder.join(location);
+        let file = File::create(&path).map_err(|e| Error::io("create", &path, e))?;
+        Ok(Self { path, location: location.to_owned(), writer: BufWriter::new(file), offset: 0 })
+    }
+
+    /// Appends a tensor and returns the initializer that refers to it.
+    pub(crate) fn append(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<TensorProto> {
+        let padding = self.offset.next_multiple_of(ALIGNMENT) - self.offset;
+        let length = values.len() as u64 * 4;
+        self.write(&vec![0; padding as usize])?;
+        let offset = self.offset;
+        for chunk in values.chunks(1 << 16) {
+            let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
+            self.write(&bytes)?;
+        }
+        let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+        Ok(TensorProto {
+            name: Some(name.into()),
+            dims: shape.iter().map(|&d| d as i64).collect(),
+            data_type: Some(DataType::Float as i32),
+            data_location: Some(DataLocation::External as i32),
+            external_data: vec![
+                entry("location", self.location.clone()),
+                entry("offset", offset.to_string()),
+                entry("length", length.to_string()),
+            ],
+            ..TensorProto::default()
+        })
+    }
+
+    /// Flushes everything to the disk.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let flushed = self.writer.flush().and_then(|()| self.writer.get_ref().sync_all());
+        flushed.map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.offset += bytes.len() as u64;
+        self.writer.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
+    }
+}
+
+/// A memory page on every system that maps files in pages of up to 4 KiB; larger pages only cost a copy.
+const ALIGNMENT: u64 = 4096;

@@ -1,0 +1,122 @@
+//! The proof that the graph computes what the trainer does: same logits, position by position.
+
+use std::fmt;
+
+use margay::bundle::Bundle;
+use margay::{DeviceOptions, Engine};
+use margay_trainer::{CausalLm, argmax};
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How far ONNX Runtime and the trainer are apart, over every position of every golden prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Verification {
+    /// Positions compared.
+    pub positions: usize,
+    /// Largest absolute difference of a logit, the whole prompt at once.
+    pub max_abs_prefill: f32,
+    /// Largest absolute difference of a logit, token by token through the cache.
+    pub max_abs_decode: f32,
+    /// Mean of `KL(trainer || graph)` over positions, nats.
+    pub mean_kl: f64,
+    /// Share of positions at which both prefer the same token.
+    pub argmax_agreement: f64,
+}
+
+/// Runs a bundle on `prompts` (token ids) and compares it with the trainer's model.
+///
+/// # Errors
+/// [`ErrorKind::Bundle`] when the bundle does not load or run.
+pub fn verify(bundle: &Bundle, model: &CausalLm, prompts: &[Vec<u32>]) -> Result<Verification> {
+    let engine = Engine::load(bundle, DeviceOptions::default())?;
+    let (mut positions, mut agree, mut kl) = (0, 0, 0.0);
+    let (mut max_abs_prefill, mut max_abs_decode) = (0.0_f32, 0.0_f32);
+    for prompt in prompts {
+        let expected = model.logits(prompt);
+        let decoded = engine.decode_logits(prompt)?;
+        for (expected, actual) in expected.iter().zip(&decoded) {
+            positions += 1;
+            agree += usize::from(argmax(expected) == argmax(actual));
+            kl += divergence(expected, actual);
+            max_abs_decode = max_abs_decode.max(largest_difference(expected, actual));
+        }
+        if let Some(expected) = expected.last() {
+            max_abs_prefill = max_abs_prefill.max(largest_difference(expected, &engine.logits(prompt)?));
+        }
+    }
+    let count = positions.max(1) as f64;
+    let argmax_agreement = f64::from(agree as u32) / count;
+    Ok(Verification { positions, max_abs_prefill, max_abs_decode, mean_kl: kl / count, argmax_agreement })
+}
+
+impl Verification {
+    /// # Errors
+    /// [`ErrorKind::Mismatch`] when a logit is further from the trainer's than `tolerance`, or is not a number.
+    pub(crate) fn require(&self, tolerance: f32) -> Result<()> {
+        if self.max_abs_prefill <= tolerance && self.max_abs_decode <= tolerance {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Mismatch, format!("graph and trainer differ by more than {tolerance}: {self}")))
+    }
+}
+
+impl fmt::Display for Verification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} positions: largest logit difference {:.1e} (prefill) and {:.1e} (decode), mean KL {:.1e} nats, argmax agrees at {:.1} %",
+            self.positions,
+            self.max_abs_prefill,
+            self.max_abs_decode,
+            self.mean_kl,
+            100.0 * self.argmax_agreement,
+        )
+    }
+}
+
+/// Infinite where one side is not a number or the lengths differ, so that no tolerance accepts it.
+fn largest_difference(expected: &[f32], actual: &[f32]) -> f32 {
+    if expected.len() != actual.len() {
+        return f32::INFINITY;
+    }
+    let differences = expected.iter().zip(actual).map(|(x, y)| (x - y).abs());
+    differences.fold(0.0, |largest, d| if d.is_nan() { f32::INFINITY } else { largest.max(d) })
+}
+
+/// `KL(p || q)` in nats of the softmax of two rows of logits.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let log_sum = |row: &[f32]| {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
+        f64::from(max) + sum.ln()
+    };
+    let (p_sum, q_sum) = (log_sum(p), log_sum(q));
+    p.iter()
+        .zip(q)
+        .map(|(&x, &y)| {
+            let (log_p, log_q) = (f64::from(x) - p_sum, f64::from(y) - q_sum);
+            log_p.exp() * (log_p - log_q)
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_of_known_distributions() {
+        // KL((1/2, 1/2) || (1/4, 3/4)) = ln(2 / sqrt 3).
+        let quarter = [0.0, 3.0_f32.ln()];
+        assert!((divergence(&[0.0, 0.0], &quarter) - (2.0 / 3.0_f64.sqrt()).ln()).abs() < 1e-7);
+        assert!(divergence(&quarter, &quarter).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_never_close_enough() {
+        assert_eq!(largest_difference(&[0.0], &[f32::NAN]), f32::INFINITY);
+        assert_eq!(largest_difference(&[0.0], &[]), f32::INFINITY);
+        assert_eq!(largest_difference(&[1.0, 2.0], &[1.5, 2.0]), 0.5);
+    }
+}

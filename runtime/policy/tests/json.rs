@@ -1,0 +1,59 @@
+//! Policies in JSON: what is written is read back, what is malformed is refused by name.
+#![cfg(feature = "serde")]
+
+use margay_policy::{Percent, Policy, Reason, Rule, Threshold, Verdict};
+
+fn read(json: &str) -> Result<Policy<2>, String> {
+    serde_json::from_str(json).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_policy_is_read_back() {
+    let rule = Rule::Quantile(Percent::new(10).unwrap());
+    let policy: Policy<2> = Policy::new(rule, Threshold::new(-0.5).unwrap())
+        .with_task("alarm", Threshold::DEFER_ALL)
+        .unwrap()
+        .with_task("wetter in \"Köln\"", Threshold::new(-0.1).unwrap())
+        .unwrap();
+    let json = serde_json::to_string(&policy).unwrap();
+    assert_eq!(json, r#"{"rule":{"quantile":10},"default":-0.5,"tasks":{"alarm":"inf","wetter in \"Köln\"":-0.1}}"#);
+    assert_eq!(read(&json).unwrap(), policy);
+}
+
+#[test]
+fn tasks_may_be_left_out() {
+    let policy = read(r#"{"rule": "chow-average", "default": "-inf"}"#).unwrap();
+    assert_eq!(policy, Policy::new(Rule::ChowAverage, Threshold::KEEP_ALL));
+}
+
+#[test]
+fn malformed_policies_are_refused_by_name() {
+    let long = "x".repeat(33);
+    let long = format!(r#"{{"rule": "minimum", "default": 0, "tasks": {{"{long}": 0}}}}"#);
+    for (json, complaint) in [
+        (r#"{"rule": "minimum", "default": 0, "tasks": {"a": 1, "a": 2}}"#, "task `a` has two thresholds"),
+        (r#"{"rule": "minimum", "default": 0, "tasks": {"a": 1, "b": 2, "c": 3}}"#, "more than 2 tasks"),
+        (r#"{"rule": "minimum", "default": 0, "tasks": {"": 1}}"#, "name is empty"),
+        (long.as_str(), "33 bytes is longer than 32"),
+        (r#"{"rule": "minimum", "default": 0, "taks": {}}"#, "unknown field `taks`"),
+        (r#"{"rule": "minimum"}"#, "missing field `default`"),
+        (r#"{"rule": "chow", "default": 0}"#, "unknown variant `chow`"),
+        (r#"{"rule": {"quantile": 101}, "default": 0}"#, "from 0 to 100 per cent"),
+        (r#"{"rule": "minimum", "default": "nan"}"#, "expected a number, \"-inf\" or \"inf\""),
+    ] {
+        let error = read(json).unwrap_err();
+        assert!(error.contains(complaint), "{json}: {error}");
+    }
+}
+
+#[test]
+fn reasons_are_the_same_words_in_json_and_in_logs() {
+    use Reason::*;
+    for reason in [LowConfidence, EarlyLowConfidence, NoTokens, Unscorable, Offline, BreakerOpen, OverBudget, LocalOnly]
+    {
+        assert_eq!(serde_json::to_string(&reason).unwrap(), format!("\"{reason}\""));
+    }
+    assert_eq!(serde_json::to_string(&Verdict::Defer(Offline)).unwrap(), r#"{"defer":"offline"}"#);
+    assert_eq!(Verdict::Defer(LowConfidence).without_cloud(LocalOnly), Verdict::Abstain(LocalOnly));
+    assert_eq!(Verdict::Keep.without_cloud(LocalOnly), Verdict::Keep);
+}

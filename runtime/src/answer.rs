@@ -1,0 +1,107 @@
+//! What the caller gets, and why: an answer that explains itself.
+
+use std::fmt;
+use std::time::Duration;
+
+use margay_policy::{Reason, Rule, Score, Threshold};
+
+use crate::bundle::digest::ModelDigest;
+use crate::error::Error;
+
+/// The end of a query: the text, who wrote it, and everything that led to it.
+///
+/// | origin | `reason` | `cloud_error` | what happened |
+/// | --- | --- | --- | --- |
+/// | local | none | none | the device was sure enough |
+/// | cloud | some | none | the device was not, the cloud answered |
+/// | local or abstained | some | some | the device was not, and the cloud failed |
+/// | local or abstained | `breaker-open`, `local-only` | none | the device was not, and the cloud could not be asked |
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Answer {
+    /// The answer; empty if nobody gives one.
+    pub text: String,
+    /// Who wrote it.
+    pub origin: Origin,
+    /// The device's confidence by `rule`, of as much as it wrote; `None` if there was nothing to score.
+    pub score: Option<Score>,
+    /// What the score was held against.
+    pub threshold: Threshold,
+    /// The rule behind score and threshold.
+    pub rule: Rule,
+    /// Why the device's answer did not simply stand.
+    pub reason: Option<Reason>,
+    /// What the cloud failed with, if it was asked and did.
+    pub cloud_error: Option<Error>,
+    /// What it took, in tokens.
+    pub usage: Usage,
+    /// Tokens the device was spared by stopping early, at most: the room up to `max_tokens`.
+    pub saved_tokens: u64,
+    /// What it took, in time.
+    pub timings: AnswerTimings,
+    /// Exchanges behind a cloud answer; zero for any other.
+    pub attempts: u32,
+    /// The model on the device, to which score and threshold belong.
+    pub model_digest: ModelDigest,
+}
+
+/// Who wrote an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// The small model on the device.
+    Local,
+    /// The large model.
+    Cloud,
+    /// Nobody: the device was unsure, and nobody else could or might be asked.
+    Abstained,
+}
+
+impl Origin {
+    /// The name in traces and files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Cloud => "cloud",
+            Self::Abstained => "abstained",
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Tokens a model read and wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tokens {
+    /// Tokens of the prompt.
+    pub input: u64,
+    /// Tokens of the answer.
+    pub output: u64,
+}
+
+/// Tokens of one query, on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Usage {
+    /// On the device, repeated generation included.
+    pub local: Tokens,
+    /// In the cloud, as it says; `None` if it did not answer or did not say.
+    pub cloud: Option<Tokens>,
+}
+
+/// Where the time of one query went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct AnswerTimings {
+    /// On the device, waiting for its turn included.
+    pub local: Duration,
+    /// Waiting for the cloud, retries included; `None` if it was not asked.
+    pub cloud: Option<Duration>,
+    /// From the question to the answer.
+    pub total: Duration,
+}

@@ -1,0 +1,46 @@
+//! A runtime for callers without one, started when first needed.
+//!
+//! It has a thread of its own, so that connections kept between calls are served between calls too.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::error::{Error, ErrorKind, Result};
+
+#[derive(Default)]
+pub(super) struct Blocking(Mutex<Option<Runtime>>);
+
+impl Blocking {
+    /// Runs `work` to its end on this thread.
+    pub(super) fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        if Handle::try_current().is_ok() {
+            let message = "a blocking call on an asynchronous thread; await `answer` there";
+            return Err(Error::new(ErrorKind::InvalidRequest, message));
+        }
+        self.handle()?.block_on(work)
+    }
+
+    fn handle(&self) -> Result<Handle> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = &*slot {
+            return Ok(runtime.handle().clone());
+        }
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("margay")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::new(ErrorKind::Io, "no thread for blocking calls").with_source(error))?;
+        Ok(slot.insert(runtime).handle().clone())
+    }
+}
+
+impl Drop for Blocking {
+    fn drop(&mut self) {
+        // A plain drop waits for the threads, and panics on an asynchronous thread.
+        if let Some(runtime) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! How a cascade is put together, and what is checked then.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use margay_policy::guard::CircuitBreaker;
+
+use super::blocking::Blocking;
+use super::device::Device;
+use super::{Cascade, OnCloudFailure};
+use crate::bundle::CalibratedPolicy;
+use crate::cloud::{Clock, LargeModel, SystemClock};
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Failed queries in a row after which the large model is left alone.
+const FAILURES: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
+
+/// How long it is left alone.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// What a [`Cascade`] is made of; see [`Cascade::builder`].
+pub struct CascadeBuilder {
+    engine: Option<Arc<Engine>>,
+    policy: Option<CalibratedPolicy>,
+    cloud: Option<Box<dyn LargeModel>>,
+    on_cloud_failure: OnCloudFailure,
+    failures: NonZeroU32,
+    pause: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+impl CascadeBuilder {
+    /// The small model.
+    #[must_use]
+    pub fn engine(mut self, engine: impl Into<Arc<Engine>>) -> Self {
+        self.engine = Some(engine.into());
+        self
+    }
+
+    /// When the small model's answer stands: the bundle's own policy, or another calibrated on the same model.
+    #[must_use]
+    pub fn policy(mut self, policy: CalibratedPolicy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// The large model.
+    #[must_use]
+    pub fn cloud(mut self, cloud: impl LargeModel + 'static) -> Self {
+        self.cloud = Some(Box::new(cloud));
+        self
+    }
+
+    /// What becomes of a query when the large model fails; the device's answer unless said.
+    #[must_use]
+    pub fn on_cloud_failure(mut self, then: OnCloudFailure) -> Self {
+        self.on_cloud_failure = then;
+        self
+    }
+
+    /// After `failures` failed queries in a row the large model is left alone for `pause`; 5 and 30 seconds unless said.
+    #[must_use]
+    pub fn breaker(mut self, failures: NonZeroU32, pause: Duration) -> Self {
+        (self.failures, self.pause) = (failures, pause);
+        self
+    }
+
+    /// The clock behind deadlines, timings and the breaker; [`SystemClock`] unless said.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// # Errors
+    /// [`ErrorKind::InvalidRequest`] if engine, policy or cloud is missing; [`ErrorKind::Digest`] if the policy was
+    /// calibrated on another model than the engine's.
+    pub fn build(self) -> Result<Cascade> {
+        let missing = |what| move || Error::new(ErrorKind::InvalidRequest, format!("the cascade has no {what}"));
+        let engine = self.engine.ok_or_else(missing("engine"))?;
+        let policy = self.policy.ok_or_else(missing("policy"))?;
+        let cloud = self.cloud.ok_or_else(missing("cloud"))?;
+        policy.check(engine.model_digest())?;
+        let pause = u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX);
+        Ok(Cascade {
+            device: Device { engine, policy: Arc::new(policy.policy), clock: Arc::clone(&self.clock) },
+            cloud,
+            on_cloud_failure: self.on_cloud_failure,
+            breaker: Mutex::new(CircuitBreaker::new(self.failures, pause)),
+            epoch: self.clock.now(),
+            clock: self.clock,
+            blocking: Blocking::default(),
+        })
+    }
+}
+
+impl Default for CascadeBuilder {
+    fn default() -> Self {
+        Self {
+            engine: None,
+            policy: None,
+            cloud: None,
+            on_cloud_failure: OnCloudFailure::default(),
+            failures: FAILURES,
+            pause: PAUSE,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+impl fmt::Debug for CascadeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CascadeBuilder")
+            .field("engine", &self.engine)
+            .field("policy", &self.policy)
+            .field("on_cloud_failure", &self.on_cloud_failure)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,132 @@
+//! The one error type of this crate: opaque, with a kind for programs and a message for people.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+
+/// Short form of [`std::result::Result`] with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn StdError + Send + Sync + 'static>;
+
+/// What went wrong, in one line that names the file, field or address, with the cause behind it.
+///
+/// Programs look at [`Error::kind`]; people read the message. Secrets never appear in either.
+pub struct Error {
+    inner: Box<Inner>,
+}
+
+struct Inner {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    source: Option<Source>,
+}
+
+/// The kinds of failure, each with its cause and what the caller does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// ONNX Runtime's library is missing, too old or does not load. Install it or set `ORT_DYLIB_PATH`.
+    Library,
+    /// A file could not be read or written (missing, no permission, disk full). Mend the file system and try again.
+    Io,
+    /// A bundle is not what it claims: malformed, incomplete, over a size cap. Get the bundle again.
+    Bundle,
+    /// A digest does not match: a file was changed, or a policy belongs to another model. Get the bundle again, or calibrate again.
+    Digest,
+    /// The request or an option cannot be served as it stands. The caller's mistake; do not retry unchanged.
+    InvalidRequest,
+    /// Prompt and answer do not fit the model's context. Shorten the prompt or ask for fewer tokens.
+    ContextOverflow,
+    /// ONNX Runtime failed while running the graph. The bundle or the execution provider is at fault.
+    Inference,
+    /// The request's deadline passed. Nothing is still running on its behalf.
+    Deadline,
+    /// The caller cancelled the request.
+    Cancelled,
+    /// The cloud could not be reached: refused, reset, unresolved, no route. Safe to retry later.
+    Connect,
+    /// The cloud's certificate was refused, or the TLS handshake failed. Do not retry; check roots and clock.
+    Tls,
+    /// The cloud says who we are is not good enough (401, 403). Refresh the token.
+    Unauthorized,
+    /// The cloud refused the request (another 4xx). Do not retry unchanged.
+    Rejected,
+    /// The cloud is asking us to slow down (429). Retry after the stated delay.
+    RateLimited,
+    /// The cloud failed (5xx). Retry with backoff.
+    Server,
+    /// The cloud's answer is not one: not JSON, a field missing, over a size cap. Report it to the provider.
+    Malformed,
+    /// The cloud's answer ended before it was complete. What had come is in the message's source.
+    Truncated,
+}
+
+impl Error {
+    /// An error with a message of one line; for those who implement this crate's traits, and for their tests.
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { inner: Box::new(Inner { kind, message: message.into(), source: None }) }
+    }
+
+    /// The same error with its cause, which may hold no secret: it is printed with it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.inner.source = Some(source.into());
+        self
+    }
+
+    /// Which kind of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.inner.kind
+    }
+
+    /// Whether the request's deadline passed.
+    #[must_use]
+    pub fn is_deadline(&self) -> bool {
+        self.kind() == ErrorKind::Deadline
+    }
+
+    /// Whether the caller cancelled the request.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.kind() == ErrorKind::Cancelled
+    }
+
+    /// Whether the failure lies beyond the device: in the network or the cloud.
+    #[must_use]
+    pub fn is_cloud(&self) -> bool {
+        use ErrorKind::{Connect, Malformed, RateLimited, Rejected, Server, Tls, Truncated, Unauthorized};
+        matches!(self.kind(), Connect | Tls | Unauthorized | Rejected | RateLimited | Server | Malformed | Truncated)
+    }
+
+    /// Whether the same request may succeed later without any change.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        use ErrorKind::{Connect, RateLimited, Server, Truncated};
+        matches!(self.kind(), Connect | RateLimited | Server | Truncated)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.inner.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.inner.kind)
+            .field("message", &self.inner.message)
+            .field("source", &self.inner.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.inner.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,68 @@
+//! An on-device language model runtime that knows when to ask the cloud.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use margay::policy::Verdict;
+//! use margay::{Bundle, DeviceOptions, Engine, Request};
+//!
+//! let bundle = Bundle::open("clinc150.bundle")?; // every file verified, policy bound to the model
+//! let engine = Engine::load(&bundle, DeviceOptions::default())?; // canary decoded
+//! let policy = bundle.policy().map(|calibrated| &calibrated.policy);
+//! let generation = engine.generate(&Request::user("wake me at six"), policy, &mut |token| {
+//!     print!("{}", token.text);
+//!     ControlFlow::Continue(())
+//! })?;
+//! match generation.decision.map(|decision| decision.verdict) {
+//!     Some(Verdict::Defer(reason)) => println!(" ... better ask the large model: {reason}"),
+//!     _ => println!(),
+//! }
+//! # Ok::<(), margay::Error>(())
+//! ```
+//!
+//! ```text
+//!  bundle folder            Engine::load              Engine::generate                            Verdict
+//!  manifest.json  --------> graph on ONNX Runtime     messages -> chat template -> ids            Keep   -> the answer
+//!  model.onnx + weights     tokenizer, template       prefill, then token by token:      ------>  Defer  -> the cloud
+//!  tokenizer.json           canary: same logits       logits -> signals -> Monitor
+//!  policy.json -----------------------------------------------------------^ (may stop early)
+//! ```
+//!
+//! # Types
+//! [`Bundle`] is a verified folder; [`Engine`] is its model, loaded; [`Request`] is what a caller asks, with its [`Deadline`] and
+//! [`Cancel`]; [`Generation`] is what the model wrote, with the signals of every token and the [`policy::Decision`] on it.
+//! With the feature `cloud`, `Cascade` puts an engine and a large model under one deadline and gives one `Answer`;
+//! [`LocalOnly`] is a request that its cloud half does not accept. One [`Error`] type; programs look at its [`ErrorKind`].
+//!
+//! # ONNX Runtime
+//! Its shared library is loaded at run time, see [`device::library`]: `ORT_DYLIB_PATH`, else the cache folder. One library,
+//! version 1.24 or newer, per process.
+//!
+//! # Features
+//! | feature | gives |
+//! | --- | --- |
+//! | `cloud` (default) | deferral over HTTPS: the module `cloud`, `Cascade`, `Answer` |
+//! | `fetch` | [`device::library`] can fetch ONNX Runtime with the Python package installer; for desktops and CI |
+#![forbid(unsafe_code)]
+
+pub mod bundle;
+pub mod device;
+mod engine;
+mod error;
+mod request;
+
+#[cfg(feature = "cloud")]
+mod answer;
+#[cfg(feature = "cloud")]
+mod cascade;
+#[cfg(feature = "cloud")]
+pub mod cloud;
+
+#[cfg(feature = "cloud")]
+pub use answer::{Answer, AnswerTimings, Origin, Tokens, Usage};
+pub use bundle::Bundle;
+#[cfg(feature = "cloud")]
+pub use cascade::{Cascade, CascadeBuilder, OnCloudFailure};
+pub use engine::{DeviceOptions, Engine, Finish, Generation, Report, Timings, Token};
+pub use error::{Error, ErrorKind, Result};
+pub use margay_policy as policy;
+pub use request::{Cancel, CancelGuard, Deadline, LocalOnly, Message, Request};

@@ -1,0 +1,228 @@
+//! What a caller asks, and the limits it sets: deadline, cancellation, privacy.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// The text of the turn.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn of the person asking.
+    #[must_use]
+    pub fn user(content: impl Into<String>) -> Self {
+        Self { role: "user".into(), content: content.into() }
+    }
+
+    /// A turn of the model answering.
+    #[must_use]
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self { role: "assistant".into(), content: content.into() }
+    }
+
+    /// Instructions that stand before the conversation.
+    #[must_use]
+    pub fn system(content: impl Into<String>) -> Self {
+        Self { role: "system".into(), content: content.into() }
+    }
+}
+
+/// One question to a model or a cascade.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The conversation so far; the chat template turns it into the prompt.
+    pub messages: Vec<Message>,
+    /// Which threshold applies; `None` is the policy's default task.
+    pub task: Option<String>,
+    /// Longest answer, in tokens.
+    pub max_tokens: usize,
+    /// When the whole query, cloud included, must be over.
+    pub deadline: Deadline,
+    /// Stops the query from another thread.
+    pub cancel: Cancel,
+}
+
+impl Request {
+    /// A request with one user message, 256 tokens at most, no deadline.
+    #[must_use]
+    pub fn user(content: impl Into<String>) -> Self {
+        Self::messages(vec![Message::user(content)])
+    }
+
+    /// A request with a whole conversation, 256 tokens at most, no deadline.
+    #[must_use]
+    pub fn messages(messages: Vec<Message>) -> Self {
+        Self { messages, task: None, max_tokens: 256, deadline: Deadline::NEVER, cancel: Cancel::default() }
+    }
+
+    /// The same request for a named task.
+    #[must_use]
+    pub fn task(mut self, task: impl Into<String>) -> Self {
+        self.task = Some(task.into());
+        self
+    }
+
+    /// The same request with another limit on the answer, in tokens.
+    #[must_use]
+    pub fn max_tokens(mut self, max_tokens: usize) -> Self {
+        self.max_tokens = max_tokens;
+        self
+    }
+
+    /// The same request, to be over before `deadline`.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Deadline) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The same request, stopped when `cancel` is.
+    #[must_use]
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// The same request in a type that nothing in `cloud` accepts.
+    #[must_use]
+    pub fn local_only(self) -> LocalOnly<Self> {
+        LocalOnly(self)
+    }
+
+    /// Fails once the deadline has passed or the caller has cancelled.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.cancel.check()?;
+        self.deadline.check()
+    }
+}
+
+/// A request that must not leave the device.
+///
+/// It is a type rather than a flag: the cascade answers it without ever holding a client, and the
+/// cloud takes only a bare [`Request`].
+#[derive(Debug, Clone)]
+pub struct LocalOnly<T>(T);
+
+impl<T> LocalOnly<T> {
+    /// What the engine may read. Crate-private, so that it cannot be turned back into a cloud request outside.
+    pub(crate) fn inner(&self) -> &T {
+        &self.0
+    }
+}
+
+/// The moment a query must be over, whatever it is doing then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// No deadline.
+    pub const NEVER: Self = Self(None);
+
+    /// A deadline `after` from now; a time too far to represent is [`Deadline::NEVER`].
+    #[must_use]
+    pub fn after(after: Duration) -> Self {
+        Self(Instant::now().checked_add(after))
+    }
+
+    /// The moment itself, if there is one.
+    #[must_use]
+    pub fn instant(self) -> Option<Instant> {
+        self.0
+    }
+
+    /// Time left; `None` without a deadline, zero once it has passed.
+    #[must_use]
+    pub fn remaining(self) -> Option<Duration> {
+        self.0.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// # Errors
+    /// [`ErrorKind::Deadline`] once the moment has passed.
+    pub fn check(self) -> Result<()> {
+        match self.remaining() {
+            Some(Duration::ZERO) => Err(Error::new(ErrorKind::Deadline, "the request's deadline has passed")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A handle that stops a query from anywhere; clones stop the same query.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<Stop>);
+
+#[derive(Debug, Default)]
+struct Stop {
+    stopped: AtomicBool,
+    #[cfg(feature = "cloud")]
+    waiting: tokio::sync::Notify,
+}
+
+impl Cancel {
+    /// Stops the query: it returns within one decode step, or at once if it is waiting for the cloud.
+    pub fn cancel(&self) {
+        self.0.stopped.store(true, Ordering::Release);
+        #[cfg(feature = "cloud")]
+        self.0.waiting.notify_waiters();
+    }
+
+    /// Ready once [`Cancel::cancel`] was called, before or during the wait.
+    #[cfg(feature = "cloud")]
+    pub(crate) async fn cancelled(&self) {
+        let mut notified = std::pin::pin!(self.0.waiting.notified());
+        // Enlisted before the look at the flag: a cancel between the two is not missed.
+        notified.as_mut().enable();
+        if !self.is_cancelled() {
+            notified.await;
+        }
+    }
+
+    /// Whether the query was stopped.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.stopped.load(Ordering::Acquire)
+    }
+
+    /// A guard that stops the query when it is dropped: nobody waits for the answer any more.
+    pub fn drop_guard(&self) -> CancelGuard {
+        CancelGuard(Some(self.clone()))
+    }
+
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] once [`Cancel::cancel`] was called.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "the caller cancelled the request"));
+        }
+        Ok(())
+    }
+}
+
+/// Stops a query when it is dropped; see [`Cancel::drop_guard`].
+#[derive(Debug)]
+#[must_use = "dropped at once, it stops the query at once"]
+pub struct CancelGuard(Option<Cancel>);
+
+impl CancelGuard {
+    /// The query is over: dropping the guard stops nothing any more.
+    pub fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelGuard {
+    fn drop(&mut self) {
+        if let Some(cancel) = &self.0 {
+            cancel.cancel();
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Between the device and the cloud, over real TLS on loopback: each fault has one named outcome, and none hangs.
+
+#![cfg(feature = "cloud")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed preparation fails the test")]
+
+mod cascade;
+mod client;
+mod clock;
+#[path = "../common/mod.rs"]
+mod common;
+mod server;
+mod trace;

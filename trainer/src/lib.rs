@@ -1,0 +1,46 @@
+//! Cascade-aware training of small language models.
+//!
+//! A small model that will sit on a device in front of a large one need not know everything: what neither of the
+//! two can predict is noise to it, and what only the large one can is worth deferring. This crate trains it for that
+//! place.
+//!
+//! ```
+//! use margay_trainer::{Architecture, CausalLm, Device};
+//!
+//! let architecture = Architecture::llama(320, 32, 64, 1, 2, 1);
+//! let model = CausalLm::random(&architecture, 7, &Device::flex())?;
+//! let logits = model.logits(&[1, 2, 3]);
+//! assert_eq!((logits.len(), logits[0].len()), (3, 320));
+//! # Ok::<(), margay_trainer::Error>(())
+//! ```
+//!
+//! ```text
+//! examples -> Encoded -> train(xent) -> large CausalLm -> Annotations --+
+//!                 |                                                    v
+//!                 +------------------------------------------> train(cat-xent) -> small CausalLm -> Checkpoint
+//! ```
+//!
+//! [`data`] reads and batches, [`Annotations`] is what the large model thinks of every target token,
+//! [`objective`] has the formulas, [`train()`] the loop, and [`Checkpoint`] the layout on disk, which Hugging Face
+//! transformers reads.
+
+mod annotate;
+mod architecture;
+mod checkpoint;
+pub mod data;
+mod error;
+mod files;
+mod model;
+pub mod objective;
+mod tokenizer;
+mod train;
+
+pub use annotate::{Annotations, TeacherBatch};
+pub use architecture::Architecture;
+pub use burn::tensor::Device;
+pub use checkpoint::{Checkpoint, Weights};
+pub use error::{Error, ErrorKind, Result};
+pub use model::{Attention, CausalLm, Decoder, Layer, Mlp, argmax};
+pub use objective::Objective;
+pub use tokenizer::{CHAT_TEMPLATE, Tokenizer};
+pub use train::{StepReport, TrainOptions, train};

@@ -1,0 +1,277 @@
+//! The decoder as Burn modules. Field names follow Hugging Face's parameter names, so that a checkpoint
+//! needs no renaming: `model.layers.0.self_attn.q_proj.weight` is the same path here.
+
+use burn::module::{Module, Param};
+use burn::nn::{Embedding, Linear, RmsNorm};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::architecture::Architecture;
+use crate::error::Result;
+
+/// A decoder-only language model with its output head.
+#[derive(Module, Debug)]
+pub struct CausalLm {
+    /// Embedding, layers, last norm.
+    pub model: Decoder,
+    /// Output head `[hidden, vocabulary]`; absent when it is the embedding transposed.
+    pub lm_head: Option<Linear>,
+    #[module(skip)]
+    shape: Shape,
+}
+
+/// The dimensions that a forward pass needs and no weight shows.
+#[derive(Debug, Clone)]
+struct Shape {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    rope_theta: f64,
+}
+
+/// The decoder below the head.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// Token embedding `[vocabulary, hidden]`.
+    pub embed_tokens: Embedding,
+    /// Blocks, first to last.
+    pub layers: Vec<Layer>,
+    /// Norm before the head.
+    pub norm: RmsNorm,
+}
+
+/// One pre-norm transformer block.
+#[derive(Module, Debug)]
+pub struct Layer {
+    /// Norm before attention.
+    pub input_layernorm: RmsNorm,
+    /// Grouped-query attention.
+    pub self_attn: Attention,
+    /// Norm before the MLP.
+    pub post_attention_layernorm: RmsNorm,
+    /// SwiGLU.
+    pub mlp: Mlp,
+}
+
+/// Grouped-query attention with rotary positions.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// `[hidden, query heads x head]`.
+    pub q_proj: Linear,
+    /// `[hidden, key-value heads x head]`.
+    pub k_proj: Linear,
+    /// `[hidden, key-value heads x head]`.
+    pub v_proj: Linear,
+    /// `[query heads x head, hidden]`.
+    pub o_proj: Linear,
+}
+
+/// Gated MLP: `down(silu(gate(x)) * up(x))`.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[hidden, intermediate]`.
+    pub gate_proj: Linear,
+    /// `[hidden, intermediate]`.
+    pub up_proj: Linear,
+    /// `[intermediate, hidden]`.
+    pub down_proj: Linear,
+}
+
+impl CausalLm {
+    /// A model with random weights: normal with deviation `1/sqrt(fan in)`, residual outputs scaled down by
+    /// `1/sqrt(2 x layers)`. The same seed gives the same weights on every device.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`] when the architecture contradicts itself.
+    pub fn random(architecture: &Architecture, seed: u64, device: &Device) -> Result<Self> {
+        architecture.validate()?;
+        let mut init = Init { rng: StdRng::seed_from_u64(seed), device };
+        let a = architecture;
+        let (hidden, eps) = (a.hidden_size, a.rms_norm_eps);
+        let residual = 1.0 / (2.0 * a.num_hidden_layers as f64).sqrt();
+        let layers = (0..a.num_hidden_layers)
+            .map(|_| Layer {
+                input_layernorm: init.norm(hidden, eps),
+                self_attn: Attention {
+                    q_proj: init.linear(hidden, a.query_size(), 1.0),
+                    k_proj: init.linear(hidden, a.key_value_size(), 1.0),
+                    v_proj: init.linear(hidden, a.key_value_size(), 1.0),
+                    o_proj: init.linear(a.query_size(), hidden, residual),
+                },
+                post_attention_layernorm: init.norm(hidden, eps),
+                mlp: Mlp {
+                    gate_proj: init.linear(hidden, a.intermediate_size, 1.0),
+                    up_proj: init.linear(hidden, a.intermediate_size, 1.0),
+                    down_proj: init.linear(a.intermediate_size, hidden, residual),
+                },
+            })
+            .collect();
+        let embed_tokens = Embedding { weight: init.matrix(a.vocab_size, hidden, 1.0 / (hidden as f64).sqrt()) };
+        let lm_head = (!a.tie_word_embeddings).then(|| init.linear(hidden, a.vocab_size, 1.0));
+        Ok(Self {
+            model: Decoder { embed_tokens, layers, norm: init.norm(hidden, eps) },
+            lm_head,
+            shape: Shape {
+                heads: a.num_attention_heads,
+                kv_heads: a.num_key_value_heads,
+                head_dim: a.head_dim,
+                rope_theta: a.rope_theta,
+            },
+        })
+    }
+
+    /// Hidden states after the last norm, `[batch, sequence, hidden]`, for token ids `[batch, sequence]`.
+    ///
+    /// Attention is causal: padding on the right changes nothing to its left.
+    #[must_use]
+    pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.hidden_with(ids, &mut |x| x)
+    }
+
+    /// [`CausalLm::hidden`] with a hook on the embedding and on every residual branch; training drops units there.
+    pub(crate) fn hidden_with(&self, ids: Tensor<2, Int>, branch: &mut dyn FnMut(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+        let [_, sequence] = ids.dims();
+        let positions = Positions::new(sequence, &self.shape, &ids.device());
+        let mut x = branch(self.model.embed_tokens.forward(ids));
+        for layer in &self.model.layers {
+            let attended = layer.self_attn.forward(layer.input_layernorm.forward(x.clone()), &positions, &self.shape);
+            x = x + branch(attended);
+            let mixed = layer.mlp.forward(layer.post_attention_layernorm.forward(x.clone()));
+            x = x + branch(mixed);
+        }
+        self.model.norm.forward(x)
+    }
+
+    /// Logits `[rows, vocabulary]` for hidden states `[rows, hidden]`.
+    #[must_use]
+    pub fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => hidden.matmul(self.model.embed_tokens.weight.val().transpose()),
+        }
+    }
+
+    /// Logits of one sequence of token ids: one row of the vocabulary's length for each position.
+    #[must_use]
+    pub fn logits(&self, ids: &[u32]) -> Vec<Vec<f32>> {
+        let device = self.model.norm.gamma.device();
+        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        let length = ids.len();
+        let hidden = self.hidden(Tensor::from_data(TensorData::new(ids, [1, length]), &device));
+        let logits = self.head(hidden.squeeze_dim(0));
+        let vocabulary = logits.dims()[1];
+        floats(logits.into_data()).chunks_exact(vocabulary).map(<[f32]>::to_vec).collect()
+    }
+}
+
+/// The token that a row of logits prefers; the lowest id wins a tie.
+#[must_use]
+pub fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (id, value) in logits.iter().enumerate() {
+        if *value > logits[best] {
+            best = id;
+        }
+    }
+    best as u32
+}
+
+/// Reads a tensor of floats, whatever the backend stores.
+pub(crate) fn floats(data: TensorData) -> Vec<f32> {
+    data.iter::<f32>().collect()
+}
+
+impl Attention {
+    /// Causal self-attention over `[batch, sequence, hidden]`.
+    fn forward(&self, x: Tensor<3>, positions: &Positions, shape: &Shape) -> Tensor<3> {
+        let [batch, sequence, _] = x.dims();
+        let Shape { heads, kv_heads, head_dim, .. } = *shape;
+        let split = |x: Tensor<3>, heads: usize| x.reshape([batch, sequence, heads, head_dim]).swap_dims(1, 2);
+        let q = positions.rotate(split(self.q_proj.forward(x.clone()), heads));
+        let k = positions.rotate(split(self.k_proj.forward(x.clone()), kv_heads));
+        let v = split(self.v_proj.forward(x), kv_heads);
+        // Query heads that share a key-value head become further rows of one product: nothing is repeated.
+        let group = heads / kv_heads;
+        let q = q.reshape([batch, kv_heads, group * sequence, head_dim]);
+        let scores = q.matmul(k.transpose()).div_scalar((head_dim as f64).sqrt());
+        let scores = scores.reshape([batch, heads, sequence, sequence]) + positions.mask.clone();
+        let weights = activation::softmax(scores, 3).reshape([batch, kv_heads, group * sequence, sequence]);
+        let mixed = weights.matmul(v).reshape([batch, heads, sequence, head_dim]);
+        self.o_proj.forward(mixed.swap_dims(1, 2).reshape([batch, sequence, heads * head_dim]))
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.down_proj.forward(activation::silu(self.gate_proj.forward(x.clone())) * self.up_proj.forward(x))
+    }
+}
+
+/// What attention knows about positions: rotary cosines and sines, and the causal mask.
+struct Positions {
+    /// `[1, 1, sequence, head]`.
+    cos: Tensor<4>,
+    /// `[1, 1, sequence, head]`, the first half negated, so that one product with the swapped halves is enough.
+    sin: Tensor<4>,
+    /// `[1, 1, sequence, sequence]`: zero where a position may look, minus a lot where it may not.
+    mask: Tensor<4>,
+}
+
+impl Positions {
+    /// Rotary positions as Su et al. (arXiv 2104.09864) define and Hugging Face lays them out: halves, not pairs.
+    fn new(sequence: usize, shape: &Shape, device: &Device) -> Self {
+        let half = shape.head_dim / 2;
+        let mut cos = Vec::with_capacity(sequence * shape.head_dim);
+        let mut sin = Vec::with_capacity(sequence * shape.head_dim);
+        for position in 0..sequence {
+            for lane in 0..shape.head_dim {
+                let frequency = shape.rope_theta.powf(-((lane % half) as f64) / half as f64);
+                let angle = position as f64 * frequency;
+                cos.push(angle.cos() as f32);
+                sin.push(if lane < half { -angle.sin() } else { angle.sin() } as f32);
+            }
+        }
+        let table = |values| Tensor::from_data(TensorData::new(values, [1, 1, sequence, shape.head_dim]), device);
+        let hidden = Tensor::<2, Bool>::tril_mask([sequence, sequence], 0, device);
+        let mask = Tensor::<2>::zeros([sequence, sequence], device).mask_fill(hidden, MASKED);
+        Self { cos: table(cos), sin: table(sin), mask: mask.unsqueeze() }
+    }
+
+    /// Turns `[batch, heads, sequence, head]` by its positions.
+    fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+        let halves = x.clone().chunk(2, 3);
+        let swapped = Tensor::cat(halves.into_iter().rev().collect(), 3);
+        x * self.cos.clone() + swapped * self.sin.clone()
+    }
+}
+
+/// Added to a score that must not count; finite, so that a softmax over it stays finite.
+const MASKED: f32 = -1e9;
+
+/// Draws initial weights from one seeded stream.
+struct Init<'a> {
+    rng: StdRng,
+    device: &'a Device,
+}
+
+impl Init<'_> {
+    fn matrix(&mut self, rows: usize, columns: usize, deviation: f64) -> Param<Tensor<2>> {
+        let values: Vec<f32> = (0..rows * columns).map(|_| (self.normal() * deviation) as f32).collect();
+        Param::from_data(TensorData::new(values, [rows, columns]), self.device)
+    }
+
+    fn linear(&mut self, inputs: usize, outputs: usize, gain: f64) -> Linear {
+        Linear { weight: self.matrix(inputs, outputs, gain / (inputs as f64).sqrt()), bias: None }
+    }
+
+    fn norm(&mut self, size: usize, epsilon: f64) -> RmsNorm {
+        RmsNorm { gamma: Param::from_data(TensorData::new(vec![1.0_f32; size], [size]), self.device), epsilon }
+    }
+
+    /// A standard normal number by Box and Muller's transform.
+    fn normal(&mut self) -> f64 {
+        let (u, v): (f64, f64) = (self.rng.random(), self.rng.random());
+        (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+    }
+}

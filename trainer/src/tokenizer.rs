@@ -1,0 +1,173 @@
+//! The small and the large model's shared tokenizer: byte-level BPE, and the conversation's three marks.
+
+use std::path::Path;
+
+use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, TokenizerBuilder};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Stands before what the person says.
+pub(crate) const USER: &str = "<|user|>";
+/// Stands between the person's words and the model's.
+pub(crate) const ASSISTANT: &str = "<|assistant|>";
+/// Ends an answer.
+pub(crate) const END: &str = "<|end|>";
+
+/// Jinja form of the conversation, as Hugging Face's `chat_template` defines it.
+pub const CHAT_TEMPLATE: &str = "{% for message in messages %}\
+    {% if message.role == 'assistant' %}<|assistant|>{{ message.content }}<|end|>\
+    {% else %}<|user|>{{ message.content }}{% endif %}\
+    {% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+
+/// A Hugging Face tokenizer whose special tokens are [`USER`], [`ASSISTANT`] and [`END`].
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    user: u32,
+    assistant: u32,
+    end: u32,
+}
+
+impl Tokenizer {
+    /// Trains byte-level BPE on the given texts (Sennrich et al., arXiv 1508.07909, over bytes).
+    ///
+    /// `vocabulary` counts every token, the 256 bytes and three marks included. A space is put before each
+    /// text, so that a word is the same token at the start of a text and inside it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] when training fails.
+    pub fn train<'a>(texts: impl Iterator<Item = &'a str> + Send, vocabulary: usize) -> Result<Self> {
+        let byte_level = || ByteLevel::new(true, true, true);
+        let mut tokenizer = TokenizerBuilder::default()
+            .with_model(BPE::default())
+            .with_normalizer(None::<tokenizers::NormalizerWrapper>)
+            .with_pre_tokenizer(Some(byte_level()))
+            .with_post_processor(Some(byte_level()))
+            .with_decoder(Some(ByteLevelDecoder::default()))
+            .build()
+            .map_err(|e| failed("assemble the tokenizer", e))?;
+        let mut trainer = BpeTrainer::builder()
+            .show_progress(false)
+            .vocab_size(vocabulary)
+            .min_frequency(2)
+            .special_tokens([USER, ASSISTANT, END].map(|mark| AddedToken::from(mark, true)).to_vec())
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        tokenizer.train(&mut trainer, texts).map_err(|e| failed("train the tokenizer", e))?;
+        Self::new(tokenizer.into())
+    }
+
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] when the file cannot be read, is malformed or lacks a mark.
+    pub fn open(path: &Path) -> Result<Self> {
+        let read = tokenizers::Tokenizer::from_file(path);
+        Self::new(read.map_err(|e| failed(&format!("read the tokenizer {}", path.display()), e))?)
+    }
+
+    fn new(inner: tokenizers::Tokenizer) -> Result<Self> {
+        let id = |mark: &str| {
+            let missing = || Error::new(ErrorKind::Tokenizer, format!("the tokenizer has no token `{mark}`"));
+            inner.token_to_id(mark).ok_or_else(missing)
+        };
+        Ok(Self { user: id(USER)?, assistant: id(ASSISTANT)?, end: id(END)?, inner })
+    }
+
+    /// Content of `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] when it cannot be serialised.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(|e| failed("write the tokenizer", e))
+    }
+
+    /// Number of tokens.
+    #[must_use]
+    pub fn vocabulary_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Id of [`END`].
+    #[must_use]
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
+    /// Ids of a bare text, without marks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] when the text cannot be encoded.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, false).map_err(|e| failed("encode a text", e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of ids, marks left out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] when an id is not in the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let text = self.inner.decode(ids, true).map_err(|e| failed("decode ids", e))?;
+        Ok(text.trim_start().to_owned())
+    }
+
+    /// Ids of [`CHAT_TEMPLATE`] for one message of the person.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn prompt(&self, input: &str) -> Result<Vec<u32>> {
+        let mut ids = vec![self.user];
+        ids.extend(self.encode(input)?);
+        ids.push(self.assistant);
+        Ok(ids)
+    }
+
+    /// Ids of an answer, its end included.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn answer(&self, target: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(target)?;
+        ids.push(self.end);
+        Ok(ids)
+    }
+}
+
+fn failed(action: &str, cause: tokenizers::Error) -> Error {
+    Error::new(ErrorKind::Tokenizer, format!("cannot {action}: {cause}")).with_source(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenizer() -> Tokenizer {
+        let texts = ["what is my balance", "transfer money to my savings", "what is the weather"];
+        Tokenizer::train(texts.into_iter(), 300).unwrap()
+    }
+
+    #[test]
+    fn any_text_survives_the_round_trip() {
+        let tokenizer = tokenizer();
+        for text in ["what is my balance", "Überweisung: 5 €", "\u{1F408} \u{200D}x", "a  b\tc\n"] {
+            let ids = tokenizer.encode(text).unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn training_twice_gives_the_same_tokenizer() {
+        assert_eq!(tokenizer().to_json().unwrap(), tokenizer().to_json().unwrap());
+    }
+
+    #[test]
+    fn ids_stay_inside_the_vocabulary_asked_for() {
+        let tokenizer = tokenizer();
+        assert!(tokenizer.vocabulary_size() <= 300);
+        assert!(tokenizer.answer("my balance").unwrap().ends_with(&[tokenizer.end()]));
+    }
+}

@@ -39,8 +39,8 @@ pub enum Target {
 /// A loss in [0, 1] that keeping a local answer can bring, and the queries it is a mean over.
 ///
 /// *Among kept* divides by the number of queries kept: "of the answers that stay local, so many are worse". *Over all*
-/// divides by the number of queries; a deferred one has no loss. The former is what a user of the device sees, the latter
-/// what the cascade loses against sending everything to the large model.
+/// divides by the number of queries; a deferred one has no loss. The former is what a user of the device sees, the
+/// latter what the cascade loses against sending everything to the large model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Risk {
@@ -138,8 +138,8 @@ pub enum Guarantee {
     Certified(Certified),
     /// No finite threshold can be promised to meet the target: defer everything, or bring more data.
     CannotGuarantee {
-        /// About how many queries like these it takes, if their observed risk stays what it is; `None` if that risk is at
-        /// or over the target already, so that more of the same does not help.
+        /// About how many queries like these it takes, if their observed risk stays what it is; `None` if that risk is
+        /// at or over the target already, so that more of the same does not help.
         needed: Option<u64>,
         /// How many there are.
         have: u64,

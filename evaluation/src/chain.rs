@@ -1,7 +1,7 @@
 //! Cascades of two and more models: what a vector of thresholds is worth, and which vectors are worth having.
 //!
-//! A query goes to the first model; each model but the last keeps it if its score is at least the model's threshold, else
-//! hands it on. Every model that was asked is paid.
+//! A query goes to the first model; each model but the last keeps it if its score is at least the model's threshold,
+//! else hands it on. Every model that was asked is paid.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -50,9 +50,9 @@ impl Chain {
     /// Joins the models' rows by query; other models' rows are passed over.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for fewer than two models, one named twice, or no queries; [`ErrorKind::MissingPair`] naming a
-    /// query that a model lacks; [`ErrorKind::Duplicate`]; [`ErrorKind::MissingValue`] for an empty `score` (all models but
-    /// the last) or an empty column of the cost's unit.
+    /// [`ErrorKind::Invalid`] for fewer than two models, one named twice, or no queries; [`ErrorKind::MissingPair`]
+    /// naming a query that a model lacks; [`ErrorKind::Duplicate`]; [`ErrorKind::MissingValue`] for an empty `score`
+    /// (all models but the last) or an empty column of the cost's unit.
     pub fn join<'a>(rows: impl IntoIterator<Item = &'a Outcome>, models: &[&str], cost: &CostModel) -> Result<Self> {
         let position: HashMap<&str, usize> = models.iter().enumerate().map(|(at, model)| (*model, at)).collect();
         if models.len() < 2 || position.len() < models.len() {

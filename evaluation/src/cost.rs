@@ -55,8 +55,8 @@ impl CostModel {
     /// The cost of a row; `on_device` for the first model of a chain.
     ///
     /// # Errors
-    /// [`ErrorKind::MissingValue`] naming the column that the unit needs and the row lacks, [`ErrorKind::Invalid`] for a
-    /// price that is negative or not finite.
+    /// [`ErrorKind::MissingValue`] naming the column that the unit needs and the row lacks, [`ErrorKind::Invalid`] for
+    /// a price that is negative or not finite.
     pub fn of(&self, row: &Outcome, on_device: bool) -> Result<f64> {
         let cost = match (self.device, self.unit) {
             (DeviceCost::PerQuery(cost), _) if on_device => cost,
@@ -72,7 +72,8 @@ impl CostModel {
         Err(Error::new(ErrorKind::Invalid, format!("{cost} is not a cost: a finite number of at least 0")))
     }
 
-    /// [`Pairing::join`] with costs in this unit: what the pairing and everything made from it calls FLOPs is this cost.
+    /// [`Pairing::join`] with costs in this unit: what the pairing and everything made from it calls FLOPs is this
+    /// cost.
     ///
     /// # Errors
     /// As [`Pairing::join`] and [`CostModel::of`].

@@ -3,13 +3,15 @@
 use crate::error::{Error, ErrorKind, Result};
 
 /// Online quantile tracking: after each query the threshold moves by `step * (rate - deferred)`, deferred being 1 or 0
-/// (Gibbs & Candes, arXiv 2106.00170, on the score itself: Angelopoulos et al., arXiv 2307.16895, section 2.1).
+/// (Gibbs & Candes, arXiv 2106.00170, on the score itself: Angelopoulos et al., arXiv 2307.16895).
 ///
 /// Two bounds hold for every sequence of scores, however it came about:
 /// - *deferral rate*: with scores and the first threshold in `[a, b]`, the share deferred of T queries is within
-///   `(b - a + step) / (step * T)` of the rate (arXiv 2307.16895, proposition 1).
-/// - *regret*: the threshold is online gradient descent on the pinball loss of the quantile, so its loss exceeds that of any
-///   fixed threshold u by at most `(first - u)^2 / (2 * step) + step * T * max(rate, 1 - rate)^2 / 2` (Zinkevich 2003).
+///   `(b - a + step) / (step * T)` of the rate: the threshold stays within a step of them, and has
+///   moved by `step * (rate * T - deferred)`.
+/// - *regret*: the threshold is online gradient descent on the pinball loss of the quantile, so its loss exceeds that
+///   of any fixed threshold u by at most `(first - u)^2 / (2 * step) + step * T * max(rate, 1 - rate)^2 / 2` (Zinkevich
+///   2003).
 ///
 /// It keeps the cost where it was, and nothing else: what a certificate says of quality ends where the scores drift.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,13 +22,13 @@ pub struct QuantileTracker {
 }
 
 impl QuantileTracker {
-    /// A tracker that begins at a threshold chosen on calibration data. A step of a hundredth of the range of scores forgets in
-    /// some hundred queries.
+    /// A tracker that begins at a threshold chosen on calibration data. A step of a hundredth of the range of scores
+    /// forgets in some hundred queries.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a threshold that is not finite, a rate outside [0, 1], or a step that is not above 0.
     pub fn new(threshold: f64, rate: f64, step: f64) -> Result<Self> {
-        if !threshold.is_finite() || !(0.0..=1.0).contains(&rate) || !(step.is_finite() && step > 0.0) {
+        if !(threshold.is_finite() && (0.0..=1.0).contains(&rate) && step.is_finite() && step > 0.0) {
             let message = "a tracker needs a finite threshold, a rate in [0, 1] and a finite step above 0";
             return Err(Error::new(ErrorKind::Invalid, message));
         }
@@ -39,7 +41,8 @@ impl QuantileTracker {
         self.threshold
     }
 
-    /// Whether a query with this score is deferred; then moves the threshold. A score that is NaN is deferred and counts so.
+    /// Whether a query with this score is deferred; then moves the threshold. A score that is NaN is deferred and
+    /// counts so.
     pub fn defers(&mut self, score: f64) -> bool {
         let keeps = score >= self.threshold;
         self.threshold += self.step * (self.rate - f64::from(u8::from(!keeps)));

@@ -32,14 +32,15 @@ struct Inner {
 pub enum ErrorKind {
     /// A file could not be read or written (missing, no permission, disk full). Mend the file system and try again.
     Io,
-    /// The header (CSV) or an object (JSON Lines) lacks a required column, or has one that is unknown or given twice. Mend the
-    /// table.
+    /// The header (CSV) or an object (JSON Lines) lacks a required column, or has one that is unknown or given twice.
+    /// Mend the table.
     Columns,
     /// A field is not what its column asks for: not a number, not finite, out of range, empty. Mend the table.
     Value,
     /// Two rows speak of the same query and model. Mend the table.
     Duplicate,
-    /// A query has a row for one model of a cascade but not for the other, or two tables are not about the same queries.
+    /// A query has a row for one model of a cascade but not for the other, or two tables are not about the same
+    /// queries.
     MissingPair,
     /// An optional field is empty that the question asked needs, e.g. `score` for a deferral curve. Record it.
     MissingValue,

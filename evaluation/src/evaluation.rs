@@ -1,10 +1,10 @@
-//! One table in, one JSON out: everything that can be said of a chain of models, for a command line and for other programs.
+//! One table in, one JSON out: everything that can be said of a chain of models, for a command line and for other
+//! programs.
 //!
-//! A number that is undefined on the data (see [`measures`]) is `null`, and so is one that only two models have, for longer
-//! chains.
+//! A number that is undefined on the data (see [`measures`]) is `null`, and so is one that only two models have, for
+//! longer chains.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -15,18 +15,23 @@ use crate::chain::{Chain, ChainPoint, pareto};
 use crate::cost::CostModel;
 use crate::curve::{Curve, Point};
 use crate::error::{Error, ErrorKind, Result};
-use crate::file::write_atomically;
+use crate::file::{read_json, write_json};
+use crate::fit::LearnedRule;
 use crate::goal::Goal;
 use crate::measures;
-use crate::outcome::{Outcome, Table};
-use crate::pairing::Pairing;
+use crate::outcome::{Outcome, SIGNAL_PREFIX, Table};
+use crate::pairing::{Pair, Pairing};
 use crate::sample::Sample;
 use crate::summary::{Confidence, MAX_CURVE_POINTS, ScoreKind};
 
-/// The schema this version writes.
+/// The schema this version writes and reads.
 pub const SCHEMA: u32 = 1;
+/// Largest evaluation read, in bytes. A hundred thousand tasks fit.
+pub const MAX_EVALUATION_BYTES: u64 = 64 << 20;
 /// Shares of the gap between two models, in per cent, whose deferral rate is reported.
 pub const CPT_SHARES: [u32; 3] = [20, 50, 80];
+/// Penalty of learned rules, scikit-learn's default.
+const PENALTY: f64 = 1.0;
 /// Most threshold vectors tried for a chain of more than two models.
 const GRID: usize = 4096;
 
@@ -45,7 +50,8 @@ pub struct Options<'a> {
     pub calibration: Option<&'a str>,
     /// What thresholds are wanted for.
     pub goals: &'a [Goal],
-    /// Costs between which `aiq` and `error_cost_area` are taken; `None` is from the chain's cheapest point to its dearest.
+    /// Costs between which `aiq` and `error_cost_area` are taken; `None` is from the chain's cheapest point to its
+    /// dearest.
     pub cost_interval: Option<(f64, f64)>,
 }
 
@@ -111,8 +117,14 @@ pub struct Evaluation {
     pub intervals: BTreeMap<String, Interval>,
     /// Each task by itself; two models only, and only if every query has a task.
     pub tasks: BTreeMap<String, OfTask>,
-    /// What came of each goal, by how it is written; two models only.
-    pub certificates: BTreeMap<String, Certificates>,
+    /// The table's score and other rules on the same queries: `score`, each `signal.<name>` that every query has (as it
+    /// stands: higher keeps), and, fitted on the calibration split from those signals, `learned post-hoc` and `learned
+    /// benefit`, unless they cannot be fitted. Random deferral is `audc_random`, the oracle `audc_ideal`. Two models
+    /// only.
+    pub rules: BTreeMap<String, OfRule>,
+    /// What came of each goal; two models only. Each holds by itself: several at once hold less often than the least
+    /// certain of them.
+    pub certificates: Vec<OfGoal>,
 }
 
 /// A model alone.
@@ -143,9 +155,24 @@ pub struct OfTask {
     pub auroc: Option<f64>,
 }
 
+/// A row of the comparison of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OfRule {
+    /// Area under the deferral curve.
+    pub audc: f64,
+    /// Deferral performance between random (0) and oracle (1); below 0 the rule is upside down.
+    pub s_d: Option<f64>,
+    /// AUROC as a detector of the small model's right answers.
+    pub auroc: Option<f64>,
+    /// AUROC of the negated rule for queries that only the large model answers right.
+    pub benefit_auroc: Option<f64>,
+}
+
 /// A goal's threshold on the calibration split, and what it did on the queries scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Certificates {
+pub struct OfGoal {
+    /// The goal, as [`Goal`] is written.
+    pub goal: String,
     /// The threshold with its certificate, or that there is none.
     pub guarantee: Guarantee,
     /// What the threshold gave on the queries scored, which it was not chosen on.
@@ -156,8 +183,8 @@ impl Evaluation {
     /// Everything about a chain of models on a table.
     ///
     /// # Errors
-    /// As [`Chain::join`], [`Goal::choose`] and [`Bootstrap::intervals`]; [`ErrorKind::Invalid`] for goals without a calibration
-    /// split, with one that is also scored, or for a chain of more than two models.
+    /// As [`Chain::join`], [`Goal::choose`] and [`Bootstrap::intervals`]; [`ErrorKind::Invalid`] for goals without a
+    /// calibration split, with one that is also scored, or for a chain of more than two models.
     pub fn from_table(table: &Table, models: &[&str], options: &Options<'_>) -> Result<Self> {
         let scored: Vec<&Outcome> = table.rows().iter().filter(|row| options.scores(row)).collect();
         let chain = Chain::join(scored.iter().copied(), models, &options.cost)?;
@@ -173,7 +200,10 @@ impl Evaluation {
                 pareto(&chain.grid(axis.saturating_sub(1).max(1))?)
             }
         };
-        let area = Area::of(&points, pair.as_ref().map(Pairing::curve), options.cost_interval);
+        let area = match &pair {
+            Some(pairing) => Area::of_curve(&pairing.curve(), options.cost_interval),
+            None => Area::of(points.iter().map(|point| (point.cost, point.quality)).collect(), options.cost_interval),
+        };
         let alone = chain.alone();
         let best = alone.last().map_or(0.0, |(_, alone)| alone.quality);
         let cost_at = [95, 99].map(|percent| {
@@ -209,10 +239,25 @@ impl Evaluation {
             confidence: confidence.collect(),
             intervals: pair.as_ref().map(|pairing| intervals(pairing, options)).transpose()?.unwrap_or_default(),
             tasks: by_task(&scored, models, options)?,
+            rules: pair.as_ref().map(|pairing| rules(pairing, table, models, options)).transpose()?.unwrap_or_default(),
             certificates: options.certificates(table, models, &chain)?,
             alone: alone.into_iter().collect(),
             points,
         })
+    }
+
+    /// Reads an evaluation.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::TooLarge`], or [`ErrorKind::Value`] if it is not an evaluation of this
+    /// [`SCHEMA`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let evaluation: Self = read_json(path, MAX_EVALUATION_BYTES, "an evaluation")?;
+        if evaluation.schema != SCHEMA {
+            let message = format!("has schema {}, this version reads {SCHEMA}", evaluation.schema);
+            return Err(Error::new(ErrorKind::Value, message).at_path(path));
+        }
+        Ok(evaluation)
     }
 
     /// Writes the evaluation as JSON; the file is wholly there or not at all.
@@ -220,11 +265,7 @@ impl Evaluation {
     /// # Errors
     /// [`ErrorKind::Io`] with the path.
     pub fn write(&self, path: &Path) -> Result<()> {
-        write_atomically(path, |file| {
-            let io = |source: std::io::Error| Error::new(ErrorKind::Io, "cannot write").with_source(source);
-            serde_json::to_writer_pretty(&mut *file, self).map_err(|source| io(source.into()))?;
-            file.write_all(b"\n").map_err(io)
-        })
+        write_json(path, self)
     }
 }
 
@@ -236,9 +277,9 @@ impl Options<'_> {
         }
     }
 
-    fn certificates(&self, table: &Table, models: &[&str], scored: &Chain) -> Result<BTreeMap<String, Certificates>> {
+    fn certificates(&self, table: &Table, models: &[&str], scored: &Chain) -> Result<Vec<OfGoal>> {
         if self.goals.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok(Vec::new());
         }
         let ([small, large], Some(calibration)) = (models, self.calibration) else {
             return Err(Error::new(ErrorKind::Invalid, "a goal needs two models and a calibration split"));
@@ -253,7 +294,7 @@ impl Options<'_> {
         let certificate = |goal: &Goal| {
             let guarantee = goal.choose(&calibration)?;
             let scored = guarantee.certified().map(|certified| scored.at(&[certified.threshold])).transpose()?;
-            Ok((goal.to_string(), Certificates { guarantee, scored }))
+            Ok(OfGoal { goal: goal.to_string(), guarantee, scored })
         };
         self.goals.iter().map(certificate).collect()
     }
@@ -287,12 +328,12 @@ struct Area {
 }
 
 impl Area {
-    /// Of a whole curve where there is one, else of points.
-    fn of(points: &[ChainPoint], curve: Option<Curve>, interval: Option<(f64, f64)>) -> Self {
-        let points: Vec<(f64, f64)> = match curve {
-            Some(curve) => curve.points().iter().map(|point| (point.mean_flops, point.quality)).collect(),
-            None => points.iter().map(|point| (point.cost, point.quality)).collect(),
-        };
+    fn of_curve(curve: &Curve, interval: Option<(f64, f64)>) -> Self {
+        Self::of(curve.points().iter().map(|point| (point.mean_flops, point.quality)).collect(), interval)
+    }
+
+    /// Of (cost, quality) points; without an interval, from the cheapest to the dearest.
+    fn of(points: Vec<(f64, f64)>, interval: Option<(f64, f64)>) -> Self {
         let costs = || points.iter().map(|point| point.0);
         let own = || (costs().fold(f64::INFINITY, f64::min), costs().fold(f64::NEG_INFINITY, f64::max));
         let (low, high) = interval.unwrap_or_else(own);
@@ -335,7 +376,7 @@ fn intervals(pairing: &Pairing, options: &Options<'_>) -> Result<BTreeMap<String
     let named = |[sample, oracle]: [&Sample<'_>; 2]| {
         let curve = sample.curve();
         let of = OfPair::of(sample, &oracle.curve());
-        let area = Area::of(&[], Some(curve.clone()), options.cost_interval);
+        let area = Area::of_curve(&curve, options.cost_interval);
         let mut named = vec![
             ("small_quality".to_owned(), Some(of.small)),
             ("large_quality".to_owned(), Some(of.large)),
@@ -354,6 +395,40 @@ fn intervals(pairing: &Pairing, options: &Options<'_>) -> Result<BTreeMap<String
     let found = options.bootstrap.intervals([pairing, &oracle], values)?;
     let names = named([&pairing.sample(), &oracle.sample()]).into_iter().map(|(name, _)| name);
     Ok(names.zip(found).filter_map(|(name, interval)| Some((name, interval?))).collect())
+}
+
+fn rules(pairing: &Pairing, table: &Table, models: &[&str], options: &Options<'_>) -> Result<BTreeMap<String, OfRule>> {
+    let [small, large] = models else { return Ok(BTreeMap::new()) };
+    let scored = table.rows().iter().filter(|row| row.model == *small && options.scores(row));
+    let rows: HashMap<&str, &Outcome> = scored.map(|row| (row.query.as_str(), row)).collect();
+    let mut signals: BTreeSet<&str> = rows.values().flat_map(|row| row.signals.keys()).map(String::as_str).collect();
+    signals.retain(|signal| rows.values().all(|row| row.signals.contains_key(*signal)));
+    let ideal = pairing.oracle().curve();
+    let measure = |score: &dyn Fn(&Outcome) -> Option<f64>| {
+        // A rule that cannot score a query scores it NaN, which a pairing refuses.
+        let score = |pair: &Pair| rows.get(pair.query.as_str()).and_then(|row| score(row)).unwrap_or(f64::NAN);
+        let rescored = pairing.rescored(score)?;
+        let sample = rescored.sample();
+        let of = OfPair::of(&sample, &ideal);
+        let (auroc, benefit_auroc) = (sample.auroc(), sample.benefit_auroc());
+        Ok::<_, Error>(OfRule { audc: of.audc, s_d: of.s_d(), auroc, benefit_auroc })
+    };
+    let mut rules = BTreeMap::from([("score".to_owned(), measure(&|row| row.score)?)]);
+    for signal in &signals {
+        rules.insert(format!("{SIGNAL_PREFIX}{signal}"), measure(&|row| row.signals.get(*signal).copied())?);
+    }
+    if let Some(calibration) = options.calibration.filter(|calibration| options.split != Some(calibration)) {
+        let both = Pairing::rows_of_both(table.split(calibration), small, large)?;
+        let (of_small, of_large): (Vec<&Outcome>, Vec<&Outcome>) = both.into_iter().unzip();
+        let signals: Vec<&str> = signals.into_iter().collect();
+        let post_hoc = LearnedRule::post_hoc(&of_small, &signals, PENALTY);
+        let benefit = LearnedRule::benefit(&of_small, &of_large, &signals, PENALTY);
+        for (name, rule) in [("learned post-hoc", post_hoc), ("learned benefit", benefit)] {
+            let Ok(rule) = rule else { continue };
+            rules.insert(name.to_owned(), measure(&|row| rule.score(row).ok())?);
+        }
+    }
+    Ok(rules)
 }
 
 fn by_task(scored: &[&Outcome], models: &[&str], options: &Options<'_>) -> Result<BTreeMap<String, OfTask>> {

@@ -35,8 +35,8 @@ impl Goal {
     /// The threshold for this goal, and what can be promised about it.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for numbers out of range, and for a goal that no method here can meet: a cost or a quality at
-    /// a level (their range is unknown), or a risk among kept without one.
+    /// [`ErrorKind::Invalid`] for numbers out of range, and for a goal that no method here can meet: a cost or a
+    /// quality at a level (their range is unknown), or a risk among kept without one.
     pub fn choose(&self, calibration: &Pairing) -> Result<Guarantee> {
         match (self.target, self.level) {
             (Target::Risk { risk, at_most }, Some(level)) => RiskControl { risk, at_most, level }.choose(calibration),

@@ -26,8 +26,8 @@ const MAX_CANDIDATES: usize = 100;
 /// "With probability `level`, the risk of keeping is at most `at_most`": Learn-then-Test (Angelopoulos et al., arXiv
 /// 2110.01052) by fixed-sequence testing.
 ///
-/// Thresholds are tested one after the other, each at error 1 - level, from the safest down; the last one before the first
-/// failure is chosen. Exact binomial p-values where each loss is 0 or 1, Hoeffding-Bentkus where it is graded.
+/// Thresholds are tested one after the other, each at error 1 - level, from the safest down; the last one before the
+/// first failure is chosen. Exact binomial p-values where each loss is 0 or 1, Hoeffding-Bentkus where it is graded.
 ///
 /// ```
 /// use margay_evaluation::certificate::{Guarantee, Risk};
@@ -55,10 +55,10 @@ pub struct RiskControl {
 impl RiskControl {
     /// The lowest threshold, so the least deferral, that these queries can promise.
     ///
-    /// *Over all*: the risk can only fall as the threshold rises, so every score is a candidate and all queries are tested
-    /// (Bates et al., arXiv 2101.02703, theorem 1). *Among kept* it may do anything, and few are kept where the threshold
-    /// is high: a quarter of the queries, drawn by a fixed seed, [proposes](Self::propose) a sequence, the others
-    /// [test](Self::test) it.
+    /// *Over all*: the risk can only fall as the threshold rises, so every score is a candidate and all queries are
+    /// tested (Bates et al., arXiv 2101.02703, theorem 1). *Among kept* it may do anything, and few are kept where the
+    /// threshold is high: a quarter of the queries, drawn by a fixed seed, [proposes](Self::propose) a sequence, the
+    /// others [test](Self::test) it.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a bound or a level outside (0, 1).
@@ -66,8 +66,8 @@ impl RiskControl {
         Ok(self.prepare(calibration)?.walk(1.0 - self.level).guarantee)
     }
 
-    /// Thresholds for [`RiskControl::test`], learned on other queries than those: up to 100 quantiles of the scores, from
-    /// the one that these queries make look safest, had there been `queries` of them, downwards.
+    /// Thresholds for [`RiskControl::test`], learned on other queries than those: up to 100 quantiles of the scores,
+    /// from the one that these queries make look safest, had there been `queries` of them, downwards.
     ///
     /// # Errors
     /// As [`RiskControl::choose`].
@@ -92,8 +92,8 @@ impl RiskControl {
 
     /// Tests thresholds in the order given and chooses the last before the first failure.
     ///
-    /// The sequence must not have been made from these queries: that is what the guarantee rests on. A threshold that is
-    /// not below all before it is tested like any other.
+    /// The sequence must not have been made from these queries: that is what the guarantee rests on. A threshold that
+    /// is not below all before it is tested like any other.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a bound or a level outside (0, 1), or a threshold that is NaN.

@@ -242,7 +242,8 @@ impl Table {
         self.rows.iter().filter(move |row| row.split.as_deref() == Some(split))
     }
 
-    /// Writes the table, in the format that [`Table::read`] expects of the name; the file is wholly there or not at all.
+    /// Writes the table, in the format that [`Table::read`] expects of the name; the file is wholly there or not at
+    /// all.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] with the path; a file that was there before is untouched then.

@@ -91,8 +91,8 @@ impl Pairing {
         cost.join(&slim, small, large)
     }
 
-    /// [`Pairing::join`] for each task by itself, by the small model's column `task`; for tables of results by task, and
-    /// for thresholds of their own.
+    /// [`Pairing::join`] for each task by itself, by the small model's column `task`; for tables of results by task,
+    /// and for thresholds of their own.
     ///
     /// # Errors
     /// As [`CostModel::join`], and [`ErrorKind::MissingValue`] naming a query without a task.
@@ -237,10 +237,12 @@ impl Pairing {
     /// Whether `other` is about the same queries, so that the two can be compared pair by pair.
     #[must_use]
     pub fn same_queries(&self, other: &Self) -> bool {
-        let sorted = |pairing: &Self| {
-            pairing.by_query.iter().map(|&at| pairing.queries[at as usize].clone()).collect::<Vec<_>>()
-        };
-        self.len() == other.len() && sorted(self) == sorted(other)
+        self.len() == other.len() && self.names().eq(other.names())
+    }
+
+    /// The queries' names in their order.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_query.iter().map(|&at| self.queries[at as usize].as_str())
     }
 
     /// The queries' names.

@@ -6,8 +6,6 @@ mod comparison;
 mod objective;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, Read as _, Write as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::bootstrap::{Bootstrap, Interval};
 use crate::curve::Point;
 use crate::error::{Error, ErrorKind, Result};
-use crate::file::write_atomically;
+use crate::file::{read_json, write_json};
 use crate::measures::Bin;
 
 pub use comparison::{AtRate, Comparison};
@@ -237,14 +235,7 @@ impl Summary {
     /// # Errors
     /// [`ErrorKind::Io`], [`ErrorKind::TooLarge`], or [`ErrorKind::Value`] if it is not a summary of this [`SCHEMA`].
     pub fn read(path: &Path) -> Result<Self> {
-        let io = |source: std::io::Error| Error::new(ErrorKind::Io, "cannot read").at_path(path).with_source(source);
-        let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.len() > MAX_SUMMARY_BYTES {
-            let message = format!("is over the cap of {MAX_SUMMARY_BYTES} bytes");
-            return Err(Error::new(ErrorKind::TooLarge, message).at_path(path));
-        }
-        let summary: Self = serde_json::from_reader(BufReader::new(file.take(MAX_SUMMARY_BYTES)))
-            .map_err(|source| Error::new(ErrorKind::Value, "is not a summary").at_path(path).with_source(source))?;
+        let summary: Self = read_json(path, MAX_SUMMARY_BYTES, "a summary")?;
         if summary.schema != SCHEMA {
             let message = format!("has schema {}, this version reads {SCHEMA}", summary.schema);
             return Err(Error::new(ErrorKind::Value, message).at_path(path));
@@ -257,11 +248,7 @@ impl Summary {
     /// # Errors
     /// [`ErrorKind::Io`] with the path.
     pub fn write(&self, path: &Path) -> Result<()> {
-        write_atomically(path, |file| {
-            let io = |source: std::io::Error| Error::new(ErrorKind::Io, "cannot write").with_source(source);
-            serde_json::to_writer_pretty(&mut *file, self).map_err(|source| io(source.into()))?;
-            file.write_all(b"\n").map_err(io)
-        })
+        write_json(path, self)
     }
 }
 

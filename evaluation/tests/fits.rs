@@ -44,8 +44,8 @@ struct RouterCase {
     scores: Vec<f64>,
 }
 
-fn fixture() -> Fixture {
-    serde_json::from_str(include_str!("fixtures/fits.json")).unwrap()
+fn fixture() -> serde_json::Result<Fixture> {
+    serde_json::from_str(include_str!("fixtures/fits.json"))
 }
 
 fn assert_close(what: &str, ours: f64, theirs: f64) {
@@ -62,7 +62,7 @@ fn rows(case: &RuleCase, model: &str, quality: &[f64]) -> Vec<Outcome> {
 
 #[test]
 fn learned_rules_equal_scikit_learn() {
-    for case in fixture().rules {
+    for case in fixture().unwrap().rules {
         let (small, large) = (rows(&case, "small", &case.small), rows(&case, "large", &case.large));
         let (small, large): (Vec<&Outcome>, Vec<&Outcome>) = (small.iter().collect(), large.iter().collect());
         let signals: Vec<&str> = case.signals.iter().map(String::as_str).collect();
@@ -79,7 +79,7 @@ fn learned_rules_equal_scikit_learn() {
 
 #[test]
 fn calibrators_equal_scikit_learn_and_scipy() {
-    for case in fixture().calibrations {
+    for case in fixture().unwrap().calibrations {
         let platt = Calibrator::platt(&case.score, &case.right).unwrap();
         let Calibrator::Platt { slope, intercept } = platt else { panic!("{platt:?}") };
         assert_close(&case.name, slope, case.platt.0);
@@ -100,7 +100,7 @@ fn calibrators_equal_scikit_learn_and_scipy() {
 
 #[test]
 fn a_router_equals_scikit_learn_on_features_made_twice() {
-    for case in fixture().routers {
+    for case in fixture().unwrap().routers {
         let prompts: Vec<&str> = case.prompts.iter().map(String::as_str).collect();
         let router = Router::fit(&prompts, &case.right, case.bits, case.penalty).unwrap();
         for (prompt, expected) in prompts.iter().zip(&case.scores) {

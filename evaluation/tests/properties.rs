@@ -145,7 +145,7 @@ proptest! {
     }
 
     #[test]
-    fn a_table_survives_csv(rows in prop::collection::vec((".{1,12}", 0.0f64..=1.0, prop::option::of(-1e300f64..1e300), prop::option::of(any::<u64>())), 0..20)) {
+    fn a_table_survives_both_formats(rows in prop::collection::vec((".{1,12}", 0.0f64..=1.0, prop::option::of(-1e300f64..1e300), prop::option::of(any::<u64>())), 0..20)) {
         let mut table = Table::default();
         for (query, quality, score, tokens_in) in rows {
             let mut outcome = Outcome::new(query, "small", quality);
@@ -159,17 +159,21 @@ proptest! {
                 Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Duplicate),
             }
         }
-        let mut csv = Vec::new();
+        let (mut csv, mut lines) = (Vec::new(), Vec::new());
         table.to_csv(&mut csv).unwrap();
-        prop_assert_eq!(Table::from_csv(&csv[..]).unwrap(), table);
+        table.to_json_lines(&mut lines).unwrap();
+        prop_assert_eq!(&Table::from_csv(&csv[..]).unwrap(), &table);
+        prop_assert_eq!(&Table::from_json_lines(&lines[..]).unwrap(), &table);
     }
 
     #[test]
     fn arbitrary_bytes_are_a_table_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400), headed in any::<bool>()) {
         let mut csv = if headed { b"query,model,quality,score\n".to_vec() } else { Vec::new() };
         csv.extend(bytes);
-        if let Err(error) = Table::from_csv(&csv[..]) {
-            prop_assert!(error.row().is_some(), "{error}");
+        for read in [Table::from_csv(&csv[..]), Table::from_json_lines(&csv[..])] {
+            if let Err(error) = read {
+                prop_assert!(error.row().is_some(), "{error}");
+            }
         }
     }
 }

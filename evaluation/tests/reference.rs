@@ -26,6 +26,10 @@ struct Case {
     nll: f64,
     audc: f64,
     audc_ideal: f64,
+    cost_interval: (f64, f64),
+    aiq: f64,
+    error_cost_area: f64,
+    cpt: Vec<Option<f64>>,
     rates: Vec<f64>,
     quality_at: Vec<f64>,
     flops_at: Vec<f64>,
@@ -79,6 +83,16 @@ fn deferral_curves_equal_brute_force_in_numpy() {
         assert_close(&case, "ideal audc", Some(audc_ideal(&pairing)), case.audc_ideal);
         assert_close(&case, "auroc of the sample", pairing.sample().auroc(), case.auroc);
         assert_close(&case, "benefit auroc of the sample", pairing.sample().benefit_auroc(), case.benefit_auroc);
+        let (low, high) = case.cost_interval;
+        let points = || curve.points().iter().map(|point| (point.mean_flops, point.quality));
+        assert_close(&case, "aiq", aiq(points(), low, high), case.aiq);
+        assert_close(&case, "error-cost area", error_cost_area(points(), low, high), case.error_cost_area);
+        for (share, expected) in [0.2, 0.5, 0.8].into_iter().zip(&case.cpt) {
+            match expected {
+                Some(expected) => assert_close(&case, "cpt", cpt(&curve, share), *expected),
+                None => assert_eq!(cpt(&curve, share), None, "{}", case.name),
+            }
+        }
         for ((rate, quality), flops) in case.rates.iter().zip(&case.quality_at).zip(&case.flops_at) {
             assert_close(&case, "quality at a rate", Some(curve.at(*rate).quality), *quality);
             assert_close(&case, "cost at a rate", Some(curve.at(*rate).mean_flops), *flops);

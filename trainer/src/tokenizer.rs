@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
+use tokenizers::decoders::sequence::Sequence;
+use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
@@ -35,7 +37,7 @@ impl Tokenizer {
     /// Trains byte-level BPE on the given texts (Sennrich et al., arXiv 1508.07909, over bytes).
     ///
     /// `vocabulary` counts every token, the 256 bytes and three marks included. A space is put before each
-    /// text, so that a word is the same token at the start of a text and inside it.
+    /// text, so that a word is the same token at the start of a text and inside it; decoding takes it away again.
     ///
     /// # Errors
     /// [`ErrorKind::Tokenizer`] when training fails.
@@ -46,7 +48,7 @@ impl Tokenizer {
             .with_normalizer(None::<tokenizers::NormalizerWrapper>)
             .with_pre_tokenizer(Some(byte_level()))
             .with_post_processor(Some(byte_level()))
-            .with_decoder(Some(ByteLevelDecoder::default()))
+            .with_decoder(Some(Sequence::new(vec![ByteLevelDecoder::default().into(), Strip::new(' ', 1, 0).into()])))
             .build()
             .map_err(|e| failed("assemble the tokenizer", e))?;
         let mut trainer = BpeTrainer::builder()
@@ -111,8 +113,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Tokenizer`] when an id is not in the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let text = self.inner.decode(ids, true).map_err(|e| failed("decode ids", e))?;
-        Ok(text.trim_start().to_owned())
+        self.inner.decode(ids, true).map_err(|e| failed("decode ids", e))
     }
 
     /// Ids of [`CHAT_TEMPLATE`] for one message of the person.

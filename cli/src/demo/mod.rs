@@ -67,15 +67,10 @@ pub fn demo(args: &DemoArgs, console: &mut Console) -> Result<Summary> {
     results::clear(out)?;
     console.line(format!("A small model that knows when to ask a large one. Everything goes to {}.", out.display()))?;
 
-    let library = Locate::from_environment().find_or_fetch(&mut |progress| {
-        // A line that cannot be printed will fail again, with an error, at the next step.
-        let _unprinted = console.line(format!("            {progress}"));
-    })?;
-    library.initialise()?;
-
     let mut step = Steps { console, number: 0, since: Instant::now() };
 
     let data = Data::load(args.data.as_deref(), out, &recipe)?;
+    prepare_runtime(step.console)?;
     let workshop = Workshop::new(&recipe, &data)?;
     let (prompts, targets) = workshop.tokens();
     step.done(
@@ -162,6 +157,17 @@ pub fn demo(args: &DemoArgs, console: &mut Console) -> Result<Summary> {
     }
     console.line(format!("\nDone in {:.0} s.", started.elapsed().as_secs_f64()))?;
     Ok(summary)
+}
+
+/// Finds ONNX Runtime, or fetches it, before minutes go into training.
+fn prepare_runtime(console: &mut Console) -> Result<()> {
+    let mut unprinted = Ok(());
+    let library = Locate::from_environment().find_or_fetch(&mut |progress| {
+        let printed = console.line(format!("   {:<12} {progress}", "library"));
+        unprinted = std::mem::replace(&mut unprinted, Ok(())).and(printed);
+    })?;
+    unprinted?;
+    Ok(library.initialise()?)
 }
 
 /// How many prompts the export is held against.

@@ -96,7 +96,7 @@ impl Recipe {
             every: 10,
             vocabulary: 1024,
             large: ModelRecipe { epochs: 12, ..full.large },
-            small: ModelRecipe { epochs: 12, ..full.small },
+            small: ModelRecipe { epochs: 30, ..full.small },
             resamples: 200,
             ..full
         }

@@ -107,7 +107,7 @@ impl Results {
     fn keep(&mut self, model: String, split: &str, rows: &[Example], said: Vec<Said>) -> Result<()> {
         let cascade = model.starts_with("cascade-");
         for (row, said) in rows.iter().zip(&said) {
-            let right = said.text.trim() == row.target.trim();
+            let right = said.text == row.target;
             let mut outcome = Outcome::new(&row.id, &model, f64::from(u8::from(right)));
             outcome.task = Some(row.task.clone());
             outcome.split = Some(split.into());
@@ -170,7 +170,7 @@ impl Results {
     fn examples(&self, test: &[Example]) -> Vec<Shown> {
         let Some(&objective) = self.thresholds.keys().next_back() else { return vec![] };
         let (small, cascade) = (&self.said[&small_name(objective)], &self.said[&cascade_name(objective)]);
-        let right = |said: &Said, row: &Example| said.text.trim() == row.target.trim();
+        let right = |said: &Said, row: &Example| said.text == row.target;
         let kinds = [(false, true, true, 2), (false, false, false, 1), (true, false, true, 2), (true, false, false, 1)];
         let mut shown = Vec::new();
         for (deferred, small_right, final_right, count) in kinds {
@@ -222,6 +222,13 @@ pub(super) fn facts(large: &Trained, small: &[(Objective, Trained)]) -> BTreeMap
     let mut facts = BTreeMap::from([("large model".to_owned(), describe(large))]);
     if let Some((_, trained)) = small.first() {
         facts.insert("small model".into(), describe(trained));
+    }
+    for (objective, trained) in small {
+        if let Some(share) = trained.unmasked {
+            let counted =
+                format!("{:.1} % of the target tokens it saw; neither model predicted the others", 100.0 * share);
+            facts.insert(format!("{objective} counted"), counted);
+        }
     }
     facts.insert("FLOPs".into(), "two per weight in a matrix product, for each token read or written".into());
     facts

@@ -71,7 +71,7 @@ fn the_json_has_the_names_that_others_read() {
         assert!(json["confidence"]["small"][measure].is_number(), "{measure}");
     }
     assert_eq!(json["intervals"]["audc"].as_array().unwrap().len(), 2);
-    assert_eq!(json["certificates"]["deferral<=0.3"]["guarantee"]["certificate"]["method"], "empirical");
+    assert_eq!(json["certificates"][0]["guarantee"]["certificate"]["method"], "empirical");
     assert_eq!(serde_json::from_value::<Evaluation>(json).unwrap(), evaluation);
 }
 
@@ -79,7 +79,8 @@ fn the_json_has_the_names_that_others_read() {
 fn a_threshold_is_chosen_on_one_split_and_scored_on_another() {
     let goals = ["overall-risk<=0.1@0.9".parse().unwrap()];
     let evaluation = Evaluation::from_table(&table(), &["small", "large"], &options(&goals)).unwrap();
-    let found = &evaluation.certificates["overall-risk<=0.1@0.9"];
+    let found = &evaluation.certificates[0];
+    assert_eq!(found.goal, "overall-risk<=0.1@0.9");
     let certified = found.guarantee.certified().unwrap();
     assert_eq!(certified.certificate.method, Method::LearnThenTestBinomial);
     assert_eq!(certified.certificate.sample_size, 300);
@@ -113,8 +114,9 @@ fn three_models_have_a_front_and_no_curve() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("evaluation.json");
     evaluation.write(&path).unwrap();
-    let read: Evaluation = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    assert_eq!(read, evaluation);
+    assert_eq!(Evaluation::read(&path).unwrap(), evaluation);
+    Evaluation { schema: SCHEMA + 1, ..evaluation }.write(&path).unwrap();
+    assert_eq!(Evaluation::read(&path).unwrap_err().kind(), ErrorKind::Value, "a schema of the future");
 }
 
 #[test]
@@ -128,4 +130,34 @@ fn the_interval_of_cost_and_the_device_s_price_are_choices() {
     assert_eq!(free.points[0].cost, 0.0);
     assert!(free.cost_in_words.ends_with("counted as free"));
     assert_eq!(free.audc, own.audc, "an area over deferral rates knows no cost");
+}
+
+#[test]
+fn rules_are_compared_on_the_same_queries() {
+    // `hard` is the score turned round; `even` and `odd` are noise by themselves and the score together.
+    let base = table();
+    let mut table = Table::default();
+    for row in base.rows() {
+        let mut row = row.clone();
+        if row.model == "small" {
+            let hard = -50.0 * row.score.unwrap();
+            let noise = (hard * 13.0).rem_euclid(101.0);
+            row.signals =
+                [("hard", hard), ("even", noise), ("odd", hard + noise)].map(|(k, v)| (k.to_owned(), v)).into();
+        } else if row.query == "q1" {
+            row.signals.insert("only the large model's".into(), 1.0);
+        }
+        table.push(row).unwrap();
+    }
+    let evaluation = Evaluation::from_table(&table, &["small", "large"], &options(&[])).unwrap();
+    let rules = &evaluation.rules;
+    let names: Vec<&str> = rules.keys().map(String::as_str).collect();
+    assert_eq!(names, ["learned benefit", "learned post-hoc", "score", "signal.even", "signal.hard", "signal.odd"]);
+    assert_eq!(Some(rules["score"].audc), evaluation.audc);
+    assert_eq!(rules["score"].auroc, Some(1.0), "the small model is right just where it is not hard");
+    assert_eq!(rules["signal.hard"].auroc, Some(0.0), "upside down");
+    assert!(rules["signal.hard"].s_d < Some(0.0));
+    assert!((rules["signal.even"].auroc.unwrap() - 0.5).abs() < 0.2);
+    assert_eq!(rules["learned post-hoc"].auroc, Some(1.0), "it finds which way round, and the combination");
+    assert!(Some(rules["learned benefit"].audc) <= evaluation.audc_ideal);
 }

@@ -109,8 +109,8 @@ impl Calibrator {
         Ok(Self::Isotonic { scores: knots, probabilities })
     }
 
-    /// Histogram binning (Zadrozny & Elkan 2001): the share of right answers between the `i/bins` quantiles of the scores.
-    /// Ties are never split, so there may be fewer bins.
+    /// Histogram binning (Zadrozny & Elkan 2001): the share of right answers between the `i/bins` quantiles of the
+    /// scores. Ties are never split, so there may be fewer bins.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for no bins, scores that are not finite, or of right or wrong answers only.
@@ -124,8 +124,8 @@ impl Calibrator {
         let edges = (1..bins).filter_map(|bin| quantile::of_sorted(&sorted, bin as f64 / bins as f64));
         let mut edges: Vec<f64> = edges.filter(|edge| sorted.last().is_some_and(|last| edge < last)).collect();
         edges.dedup();
-        // An edge between two scores of which none is left would make a bin without answers: its neighbours are told apart
-        // by the others.
+        // An edge between two scores of which none is left would make a bin without answers: its neighbours are told
+        // apart by the others.
         edges.dedup_by_key(|edge| sorted.partition_point(|score| score <= edge));
         let mut counts = vec![(0.0, 0.0); edges.len() + 1];
         for (score, right) in scores.iter().zip(right) {
@@ -136,12 +136,12 @@ impl Calibrator {
         Ok(Self::Histogram { edges, probabilities: counts.iter().map(|(rights, count)| rights / count).collect() })
     }
 
-    /// Temperature scaling (Guo et al., arXiv 1706.04599) of a score that is a probability: the temperature of least negative
-    /// log-likelihood. Probabilities are first brought into [2^-52, 1 - 2^-52].
+    /// Temperature scaling (Guo et al., arXiv 1706.04599) of a score that is a probability: the temperature of least
+    /// negative log-likelihood. Probabilities are first brought into [2^-52, 1 - 2^-52].
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for scores outside [0, 1], or where no finite positive temperature is best: the scores order
-    /// answers no better than chance about 1/2, or put all of them on the right side of it.
+    /// [`ErrorKind::Invalid`] for scores outside [0, 1], or where no finite positive temperature is best: the scores
+    /// order answers no better than chance about 1/2, or put all of them on the right side of it.
     pub fn temperature(scores: &[f64], right: &[bool]) -> Result<Self> {
         check(scores, right)?;
         if scores.iter().any(|score| !(0.0..=1.0).contains(score)) {

@@ -27,8 +27,8 @@ pub(super) fn sigmoid(log_odds: f64) -> f64 {
     }
 }
 
-/// Minimises `sum over rows of -(t ln p + (1 - t) ln(1 - p)) + penalty / 2 * |weights|^2`, p the sigmoid of the log-odds,
-/// t the targets in [0, 1]. The intercept is not penalised.
+/// Minimises `sum over rows of -(t ln p + (1 - t) ln(1 - p)) + penalty / 2 * |weights|^2`, p the sigmoid of the
+/// log-odds, t the targets in [0, 1]. The intercept is not penalised.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] without rows, for targets that are all 0 or all 1 (no finite intercept is best), and where no

@@ -13,9 +13,9 @@ pub const MAX_BITS: u32 = 20;
 /// Logistic regression on hashed words and pairs of words of the prompt; its score is the log-odds that the small model
 /// will be right, so higher means keep.
 ///
-/// Words are runs of letters and digits in lower case. A feature's number is the low bits of the 32-bit FNV-1a hash of the
-/// word, or of two words with a space between; features that fall together are added up (Weinberger et al., arXiv 0902.2206,
-/// without signs). The vector of counts has length 1, so long prompts weigh no more than short ones.
+/// Words are runs of letters and digits in lower case. A feature's number is the low bits of the 32-bit FNV-1a hash of
+/// the word, or of two words with a space between; features that fall together are added up (Weinberger et al., arXiv
+/// 0902.2206, without signs). The vector of counts has length 1, so long prompts weigh no more than short ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Router {
     bits: u32,
@@ -30,8 +30,8 @@ impl Router {
     /// `right` says of each prompt whether the small model answered it well enough to keep.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for another number of prompts than answers, bits outside `1..=MAX_BITS`, a penalty that is
-    /// not above 0, or answers that are all right or all wrong.
+    /// [`ErrorKind::Invalid`] for another number of prompts than answers, bits outside `1..=MAX_BITS`, a penalty that
+    /// is not above 0, or answers that are all right or all wrong.
     pub fn fit(prompts: &[&str], right: &[bool], bits: u32, penalty: f64) -> Result<Self> {
         if prompts.len() != right.len() || !(1..=MAX_BITS).contains(&bits) {
             let message = format!("a router needs one answer for each prompt, and 1 to {MAX_BITS} bits");

@@ -29,8 +29,8 @@ pub enum LearnedRule {
         /// Log-odds of the small model.
         small: LinearRule,
     },
-    /// P(small model right) - P(large model right), both from the small model's signals: the Bayes rule defers where this is
-    /// below minus the price of deferring (Jitkrittum et al., arXiv 2307.02764).
+    /// P(small model right) - P(large model right), both from the small model's signals: the Bayes rule defers where
+    /// this is below minus the price of deferring (Jitkrittum et al., arXiv 2307.02764).
     Benefit {
         /// Log-odds of the small model.
         small: LinearRule,
@@ -40,8 +40,8 @@ pub enum LearnedRule {
 }
 
 impl LinearRule {
-    /// Logistic regression of whether answers are right on signals, which are standardised while fitting; `penalty` is the
-    /// squared weight's, per squared standard deviation (the inverse of scikit-learn's `C`).
+    /// Logistic regression of whether answers are right on signals, which are standardised while fitting; `penalty` is
+    /// the squared weight's, per squared standard deviation (the inverse of scikit-learn's `C`).
     fn fit(rows: &[&Outcome], right: &[f64], signals: &[&str], penalty: f64) -> Result<Self> {
         let mut columns = Vec::with_capacity(signals.len());
         for signal in signals {
@@ -84,8 +84,8 @@ impl LearnedRule {
     /// The post-hoc rule from the small model's rows.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] without signals, for a penalty that is not above 0, or if all answers are right or all are wrong;
-    /// [`ErrorKind::MissingValue`] for a signal that a row lacks.
+    /// [`ErrorKind::Invalid`] without signals, for a penalty that is not above 0, or if all answers are right or all
+    /// are wrong; [`ErrorKind::MissingValue`] for a signal that a row lacks.
     pub fn post_hoc(small: &[&Outcome], signals: &[&str], penalty: f64) -> Result<Self> {
         check(signals, penalty)?;
         Ok(Self::PostHoc { small: LinearRule::fit(small, &right(small), signals, penalty)? })

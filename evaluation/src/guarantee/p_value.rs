@@ -37,9 +37,9 @@ pub fn binomial(queries: u64, lost: u64, bound: f64) -> f64 {
     }
 }
 
-/// Hoeffding-Bentkus p-value for losses in [0, 1], `lost` being their sum: the smaller of
-/// `exp(-n kl(min(r, bound), bound))` and `e P(Bin(n, bound) <= ceil(lost))`, `r = lost / n` and kl the relative entropy
-/// of two coins (Bates et al., arXiv 2101.02703; Angelopoulos et al., arXiv 2110.01052, proposition 3). 1 without queries.
+/// Hoeffding-Bentkus p-value for losses in [0, 1], `lost` being their sum: the smaller of `exp(-n kl(min(r, bound),
+/// bound))` and `e P(Bin(n, bound) <= ceil(lost))`, `r = lost / n` and kl the relative entropy of two coins (Bates et
+/// al., arXiv 2101.02703; Angelopoulos et al., arXiv 2110.01052). 1 without queries.
 #[must_use]
 pub fn hoeffding_bentkus(queries: u64, lost: f64, bound: f64) -> f64 {
     if queries == 0 || bound <= 0.0 {

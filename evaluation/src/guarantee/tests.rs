@@ -7,8 +7,8 @@ use crate::pairing::Pair;
 
 const DRAWS: usize = 10_000;
 
-/// Scores uniform in [0, 1]; an answer of score u is worse with chance (1 - u)^2 / 2. So the risk over all of a threshold
-/// t is (1 - t)^3 / 6, among kept (1 - t)^2 / 6.
+/// Scores uniform in [0, 1]; an answer of score u is worse with chance (1 - u)^2 / 2. So the risk over all of a
+/// threshold t is (1 - t)^3 / 6, among kept (1 - t)^2 / 6.
 fn draw(random: &mut StdRng, queries: usize) -> Vec<(f64, f64)> {
     let mut drawn: Vec<(f64, f64)> = (0..queries)
         .map(|_| {

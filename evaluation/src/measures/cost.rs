@@ -18,11 +18,12 @@ pub fn cpt(curve: &Curve, gap: f64) -> Option<f64> {
 }
 
 /// Average improvement in quality: the mean height of the non-decreasing convex hull of (cost, quality) points over the
-/// costs `low..=high` (Hu et al., RouterBench, arXiv 2403.12031, section 3.4).
+/// costs `low..=high` (Hu et al., RouterBench, arXiv 2403.12031).
 ///
-/// The hull is what mixing any two of the rule's thresholds at random can reach without paying for a loss of quality. Points
-/// dearer than `high` belong to it; past the dearest point it goes on level. To compare rules, give all of them the same interval.
-/// `None` without points, if the interval is empty or not finite, or begins below the cheapest point, where nothing can be bought.
+/// The hull is what mixing any two of the rule's thresholds at random can reach without paying for a loss of quality.
+/// Points dearer than `high` belong to it; past the dearest point it goes on level. To compare rules, give all of them
+/// the same interval. `None` without points, if the interval is empty or not finite, or begins below the cheapest
+/// point, where nothing can be bought.
 #[must_use]
 pub fn aiq(points: impl IntoIterator<Item = (f64, f64)>, low: f64, high: f64) -> Option<f64> {
     mean_height(&upper_hull(points)?, low, high)
@@ -31,18 +32,19 @@ pub fn aiq(points: impl IntoIterator<Item = (f64, f64)>, low: f64, high: f64) ->
 /// Area under the error-cost curve: the mean of `1 - quality` over the costs `low..=high`, lower is better. Divided by
 /// the width of the interval, so that it is an error in [0, 1] and does not depend on the unit of cost.
 ///
-/// The curve is the rule's own: straight between its points, level past the dearest one; no hull hides a threshold that costs more
-/// and gives less. Points of equal cost count once, with the best quality. `None` as for [`aiq`].
+/// The curve is the rule's own: straight between its points, level past the dearest one; no hull hides a threshold that
+/// costs more and gives less. Points of equal cost count once, with the best quality. `None` as for [`aiq`].
 #[must_use]
 pub fn error_cost_area(points: impl IntoIterator<Item = (f64, f64)>, low: f64, high: f64) -> Option<f64> {
     Some(1.0 - mean_height(&by_cost(points)?, low, high)?)
 }
 
-/// Lift of the incremental benefit per cost: `(IBC - base) / base`, IBC being `(quality - small) / (cost - small)` of the
-/// cascade's point and base that of the large model alone (Aggarwal et al., AutoMix, arXiv 2310.12963; there times 100).
+/// Lift of the incremental benefit per cost: `(IBC - base) / base`, IBC being `(quality - small) / (cost - small)` of
+/// the cascade's point and base that of the large model alone (Aggarwal et al., AutoMix, arXiv 2310.12963; there times
+/// 100).
 ///
-/// Above 0 a unit of cost buys more than sending everything to the large model does. `None` if the point costs no more than
-/// the small model, or the large model is no better or no dearer than the small one.
+/// Above 0 a unit of cost buys more than sending everything to the large model does. `None` if the point costs no more
+/// than the small model, or the large model is no better or no dearer than the small one.
 #[must_use]
 pub fn ibc_lift(point: &Point, small: (f64, f64), large: (f64, f64)) -> Option<f64> {
     let slope = |(cost, quality): (f64, f64)| {

@@ -69,7 +69,8 @@ impl<R: BufRead> Iterator for JsonLinesReader<R> {
     }
 }
 
-/// Writes an outcome table as JSON Lines, row by row, only what is recorded. Call [`JsonLinesWriter::finish`] at the end.
+/// Writes an outcome table as JSON Lines, row by row, only what is recorded. Call [`JsonLinesWriter::finish`] at the
+/// end.
 ///
 /// Like [`Writer`](super::Writer) it checks each row but not that a query and model come only once.
 pub struct JsonLinesWriter<W: Write> {

@@ -1,4 +1,5 @@
 //! What the binary does with input that is wrong: exit code 1, one message that names the thing, nothing half-written.
+#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
 use std::fs;
 use std::io::Write as _;

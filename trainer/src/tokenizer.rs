@@ -24,7 +24,7 @@ pub const CHAT_TEMPLATE: &str = "{% for message in messages %}\
     {% else %}<|user|>{{ message.content }}{% endif %}\
     {% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
 
-/// A Hugging Face tokenizer whose special tokens are [`USER`], [`ASSISTANT`] and [`END`].
+/// A Hugging Face tokenizer whose special tokens are `<|user|>`, `<|assistant|>` and `<|end|>`.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -93,7 +93,7 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// Id of [`END`].
+    /// Id of `<|end|>`, which ends an answer.
     #[must_use]
     pub fn end(&self) -> u32 {
         self.end

@@ -109,7 +109,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.jsonl.gz");
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        gz.write_all(ROW.repeat(1).as_bytes()).unwrap();
+        gz.write_all(ROW.as_bytes()).unwrap();
         let bytes = gz.finish().unwrap();
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(read_jsonl(&path).unwrap().len(), 1);

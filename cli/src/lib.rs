@@ -6,6 +6,7 @@ pub mod authority;
 pub mod console;
 pub mod demo;
 mod error;
+pub mod evaluate;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -28,6 +29,10 @@ struct Cli {
 enum Command {
     /// Train, export, run and measure a cascade on CLINC150
     Demo(demo::DemoArgs),
+    /// Measure a chain of models on outcome tables
+    Evaluate(evaluate::EvaluateArgs),
+    /// Choose a threshold on an outcome table and bind it to a bundle
+    Calibrate(evaluate::CalibrateArgs),
 }
 
 /// Runs what the command line says. Exit code 0 on success, 1 on failure, 2 for a command line that makes no sense.
@@ -37,6 +42,8 @@ pub fn main() -> ExitCode {
     let mut console = Console::standard();
     let done = match cli.command {
         Command::Demo(args) => demo::demo(&args, &mut console).map(drop),
+        Command::Evaluate(args) => evaluate::evaluate(&args, &mut console).map(drop),
+        Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,6 +10,7 @@ use margay::policy::{Policy, Rule, Threshold};
 use margay::{Bundle, Cascade, Deadline, DeviceOptions, Engine, ErrorKind, OnCloudFailure, Origin, Request};
 use margay_cli::console::Console;
 use margay_cli::demo::{DemoArgs, demo};
+use margay_cli::evaluate::{CalibrateArgs, EvaluateArgs, TableArgs, calibrate, evaluate};
 use margay_cli::serve::{OnDevice, Options, Server};
 use margay_evaluation::measures;
 use margay_evaluation::outcome::{Outcome, Table};
@@ -48,6 +49,7 @@ fn the_demonstration_does_what_it_says() {
     graph_and_trainer_agree(folder.path(), "large");
     the_json_has_the_documented_keys(&folder.path().join("summary.json"));
     the_report_stands_alone(&folder.path().join("report.html"));
+    the_table_gives_a_threshold_with_a_promise(folder.path(), &summary);
     a_cloud_that_dies_is_an_error_or_a_marked_local_answer(folder.path());
 }
 
@@ -92,6 +94,45 @@ fn the_table_reproduces_the_summary(table: &Table, summary: &Summary, objective:
     assert_eq!(pairing.sample().auroc(), of.auroc);
     let last = of.curve.last().unwrap();
     assert!(close(last.deferral_rate, 1.0) && close(last.accuracy, of.large_accuracy));
+}
+
+/// The command line measures the same on the table alone, and binds a threshold to a bundle, or says why it cannot.
+fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) {
+    let table = || TableArgs {
+        outcomes: vec![folder.join("outcomes.csv")],
+        chain: vec!["small-xent".into(), "large".into()],
+        calibration: Some("calibration".into()),
+    };
+    let mut console = Console::to(Box::new(std::io::sink()));
+    let args = EvaluateArgs {
+        table: table(),
+        split: Some("test".into()),
+        goal: vec!["deferral<=0.3".parse().unwrap()],
+        resamples: 50,
+        seed: 7,
+        json: Some(folder.join("evaluation.json")),
+    };
+    let evaluation = evaluate(&args, &mut console).unwrap();
+    let of = &summary.objectives["xent"];
+    assert_eq!((evaluation.audc, evaluation.cost_at["95"]), (Some(of.audc), of.cost_at_95));
+    let chosen = evaluation.certificates[0].guarantee.certified().unwrap().threshold;
+    assert_eq!(chosen, of.operating_point.threshold);
+
+    let bundle = folder.join("bundles/small-xent");
+    let target = |goal: &str| CalibrateArgs {
+        table: table(),
+        target: goal.parse().unwrap(),
+        bundle: bundle.clone(),
+        rule: Rule::ChowAverage,
+    };
+    let before = Bundle::open(&bundle).unwrap();
+    let refused = calibrate(&target("risk<=0.0001@0.99"), &mut console).unwrap_err();
+    assert!(refused.to_string().contains("calibration queries"), "{refused}");
+    assert_eq!(Bundle::open(&bundle).unwrap().policy(), before.policy(), "a refusal changes nothing");
+    let after = calibrate(&target("deferral<=0.5"), &mut console).unwrap();
+    assert_eq!(after.model_digest(), before.model_digest());
+    let threshold = |bundle: &Bundle| bundle.policy().unwrap().policy.threshold_for(None).value();
+    assert!(threshold(&after) > threshold(&before), "half may be deferred now");
 }
 
 /// ONNX Runtime computes what the trainer does, at every position, from the files that were left behind.

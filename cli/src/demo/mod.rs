@@ -139,7 +139,7 @@ pub fn demo(args: &DemoArgs, console: &mut Console) -> Result<Summary> {
     let cloud = Cloud::start(&large_bundle)?;
     step.done("cloud", format!("the large model serves {} with a certificate made for this run", cloud.endpoint()))?;
     let mut table = results::Results::new(workshop.longest_answer());
-    table.large_alone(step.console, &cloud, &data.test)?;
+    table.large_alone(step.console, &cloud, &data)?;
     step.done(
         "large alone",
         format!("{:.1} % of {} test requests right, over HTTPS", table.large_accuracy(), data.test.len()),

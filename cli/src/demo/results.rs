@@ -51,16 +51,19 @@ impl Results {
         Self { max_tokens, table: Table::default(), thresholds: BTreeMap::new(), said: BTreeMap::new() }
     }
 
-    /// Asks the large model every test query.
-    pub(super) fn large_alone(&mut self, console: &Console, cloud: &Cloud, test: &[Example]) -> Result<()> {
-        let bar = console.bar("large alone", test.len() as u64);
-        let said = cloud.answers(test, self.max_tokens, &bar)?;
-        self.keep(LARGE.into(), "test", test, said)
+    /// Asks the large model every calibration and every test query.
+    pub(super) fn large_alone(&mut self, console: &Console, cloud: &Cloud, data: &Data) -> Result<()> {
+        let bar = console.bar("large alone", (data.calibration.len() + data.test.len()) as u64);
+        for (split, rows) in [("calibration", &data.calibration), ("test", &data.test)] {
+            let said = cloud.answers(rows, self.max_tokens, &bar)?;
+            self.keep(LARGE.into(), split, rows, said)?;
+        }
+        Ok(())
     }
 
     /// Percentage of the test queries that the large model answers right.
     pub(super) fn large_accuracy(&self) -> f64 {
-        let rows = self.table.rows().iter().filter(|row| row.model == LARGE);
+        let rows = self.table.split("test").filter(|row| row.model == LARGE);
         let (right, all) = rows.fold((0.0, 0.0), |(right, all), row| (right + row.quality, all + 1.0));
         100.0 * right / f64::max(all, 1.0)
     }

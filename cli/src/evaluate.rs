@@ -1,0 +1,203 @@
+//! `margay evaluate` and `margay calibrate`: what an outcome table says, and the threshold that follows from it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use margay::Bundle;
+use margay::bundle::{CalibratedPolicy, Calibration};
+use margay::policy::{Policy, Rule, Threshold};
+use margay_evaluation::certificate::{Certified, Guarantee};
+use margay_evaluation::evaluation::{Evaluation, OfGoal, Options};
+use margay_evaluation::goal::Goal;
+use margay_evaluation::outcome::Table;
+use margay_evaluation::pairing::Pairing;
+use margay_exporter::write_policy;
+
+use crate::console::Console;
+use crate::error::{Error, Result};
+
+/// Which rows of which tables are about which models.
+#[derive(Debug, Clone, Args)]
+pub struct TableArgs {
+    /// Outcome tables, CSV or JSON Lines by their ending
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub outcomes: Vec<PathBuf>,
+    /// The models, in the order in which they are asked
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', required = true)]
+    pub chain: Vec<String>,
+    /// The split that thresholds are chosen on
+    #[arg(long, value_name = "NAME")]
+    pub calibration: Option<String>,
+}
+
+/// What `margay evaluate` is asked.
+#[derive(Debug, Clone, Args)]
+pub struct EvaluateArgs {
+    /// Tables and models
+    #[command(flatten)]
+    pub table: TableArgs,
+    /// The split that is scored; all rows but those of the calibration split unless named
+    #[arg(long, value_name = "NAME")]
+    pub split: Option<String>,
+    /// What a threshold is wanted for, e.g. "risk<=0.05@0.95" or "deferral<=0.3"; needs --calibration
+    #[arg(long, value_name = "GOAL")]
+    pub goal: Vec<Goal>,
+    /// Resamples behind every interval
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub resamples: usize,
+    /// Seed of the resamples
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub seed: u64,
+    /// File for all numbers as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What `margay calibrate` is asked.
+#[derive(Debug, Clone, Args)]
+pub struct CalibrateArgs {
+    /// Tables and models; the first model is the bundle's
+    #[command(flatten)]
+    pub table: TableArgs,
+    /// What the threshold is wanted for, e.g. "risk<=0.05@0.95" or "deferral<=0.3"
+    #[arg(long, value_name = "GOAL")]
+    pub target: Goal,
+    /// The bundle whose model gave the scores, and which gets the threshold
+    #[arg(long, value_name = "DIR")]
+    pub bundle: PathBuf,
+    /// The rule that gave the scores
+    #[arg(long, value_name = "RULE", default_value = "chow-average")]
+    pub rule: Rule,
+}
+
+impl TableArgs {
+    fn read(&self) -> Result<Table> {
+        let mut table = Table::default();
+        for path in &self.outcomes {
+            for outcome in Table::read(path)?.rows() {
+                table.push(outcome.clone())?;
+            }
+        }
+        Ok(table)
+    }
+}
+
+/// Measures a chain of models, prints what matters and writes the rest as JSON.
+///
+/// # Errors
+/// [`Error`] naming the file, row, model or goal.
+pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation> {
+    let table = args.table.read()?;
+    let models: Vec<&str> = args.table.chain.iter().map(String::as_str).collect();
+    let mut options = Options {
+        split: args.split.as_deref(),
+        calibration: args.table.calibration.as_deref(),
+        goals: &args.goal,
+        ..Options::default()
+    };
+    (options.bootstrap.resamples, options.bootstrap.seed) = (args.resamples, args.seed);
+    let evaluation = Evaluation::from_table(&table, &models, &options)?;
+    if let Some(path) = &args.json {
+        evaluation.write(path)?;
+    }
+    for line in lines(&evaluation) {
+        console.line(line)?;
+    }
+    Ok(evaluation)
+}
+
+/// Chooses a threshold with what can be promised about it, and binds it to a bundle's model.
+///
+/// # Errors
+/// [`Error`] naming the file, row or model; [`Error::Usage`] when the target cannot be met, the bundle is then as before.
+pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> {
+    let [small, large] = args.table.chain.as_slice() else {
+        return Err(Error::Usage("--chain: name two models, the bundle's and the one behind it".into()));
+    };
+    let bundle = Bundle::open(&args.bundle)?;
+    let table = args.table.read()?;
+    let rows = table.rows().iter();
+    let calibration = match &args.table.calibration {
+        Some(split) => Pairing::join(rows.filter(|row| row.split.as_deref() == Some(split)), small, large)?,
+        None => Pairing::join(rows, small, large)?,
+    };
+    let certified = match args.target.choose(&calibration)? {
+        Guarantee::Certified(certified) => certified,
+        refused @ Guarantee::CannotGuarantee { .. } => return Err(Error::Usage(cannot(&args.target, &refused))),
+    };
+    let bundle = write_policy(&bundle, &policy(args, &bundle, &certified)?)?;
+    let promise = certified.certificate.to_string();
+    console.line(format!("{}: keep if {} >= {}", args.bundle.display(), args.rule, certified.threshold as f32))?;
+    console.line(promise)?;
+    console.line(&certified.certificate.assumptions)?;
+    Ok(bundle)
+}
+
+fn policy(args: &CalibrateArgs, bundle: &Bundle, certified: &Certified) -> Result<CalibratedPolicy> {
+    // Scores are 32-bit: the next one up keeps no query that the threshold would defer.
+    let nearest = certified.threshold as f32;
+    let threshold = if f64::from(nearest) < certified.threshold { nearest.next_up() } else { nearest };
+    let certificate = &certified.certificate;
+    Ok(CalibratedPolicy {
+        model_digest: *bundle.model_digest(),
+        policy: Policy::new(args.rule, Threshold::new(threshold).map_err(|e| Error::Usage(e.to_string()))?),
+        calibration: Calibration {
+            method: args.target.to_string(),
+            target: certificate.measured,
+            data: args.table.outcomes.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+            sample_size: certificate.sample_size,
+            guarantee: format!("{certificate} {}", certificate.assumptions),
+        },
+    })
+}
+
+fn cannot(goal: &Goal, guarantee: &Guarantee) -> String {
+    match guarantee {
+        Guarantee::CannotGuarantee { needed: Some(needed), have } => {
+            format!("{goal} cannot be promised with {have} calibration queries; about {needed} like these would do")
+        }
+        Guarantee::CannotGuarantee { needed: None, have } => {
+            format!(
+                "{goal} is not met on the {have} calibration queries: no threshold but deferring everything will do"
+            )
+        }
+        Guarantee::Certified(certified) => certified.certificate.to_string(),
+    }
+}
+
+fn lines(e: &Evaluation) -> Vec<String> {
+    let number = |value: Option<f64>| value.map_or("undefined".into(), |value| format!("{value:.4}"));
+    let mut lines = vec![format!("{} queries; {}", e.queries, e.cost_in_words)];
+    for model in &e.chain {
+        if let Some(alone) = e.alone.get(model) {
+            let auroc = e.confidence.get(model).and_then(|c| c.auroc);
+            let auroc = auroc.map(|auroc| format!(", AUROC of its score {auroc:.3}")).unwrap_or_default();
+            lines.push(format!("  {model:<24} quality {:.4}, cost {:.3e}{auroc}", alone.quality, alone.cost));
+        }
+    }
+    if e.audc.is_some() {
+        let (audc, random, ideal) = (number(e.audc), number(e.audc_random), number(e.audc_ideal));
+        lines.push(format!("  area under the curve {audc}, random {random}, ideal {ideal}"));
+        lines.push(format!("  APGR {}, s_d {}, AIQ {}", number(e.apgr), number(e.s_d), number(e.aiq)));
+    }
+    for (name, rule) in &e.rules {
+        lines.push(format!("  rule {name:<19} area {:.4}, s_d {}", rule.audc, number(rule.s_d)));
+    }
+    lines.extend(e.certificates.iter().flat_map(certificate));
+    lines
+}
+
+fn certificate(of: &OfGoal) -> Vec<String> {
+    let Some(certified) = of.guarantee.certified() else {
+        let goal = of.goal.parse::<Goal>();
+        return vec![goal.map_or_else(|_| of.goal.clone(), |goal| cannot(&goal, &of.guarantee))];
+    };
+    let mut lines = vec![format!("  {}: keep if score >= {}", of.goal, certified.threshold as f32)];
+    lines.push(format!("    {}", certified.certificate));
+    lines.push(format!("    {}", certified.certificate.assumptions));
+    if let Some(scored) = &of.scored {
+        let percent = 100.0 * scored.deferral_rate;
+        lines.push(format!("    on the queries scored: {percent:.1} % deferred, quality {:.4}", scored.quality));
+    }
+    lines
+}

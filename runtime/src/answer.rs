@@ -15,6 +15,7 @@ use crate::error::Error;
 /// | local | none | none | the device was sure enough |
 /// | cloud | some | none | the device was not, the cloud answered |
 /// | local or abstained | some | some | the device was not, and the cloud failed |
+/// | local or abstained | `over-budget` | some | the device was not, and the cloud would have cost too much |
 /// | local or abstained | `breaker-open`, `local-only` | none | the device was not, and the cloud could not be asked |
 #[derive(Debug)]
 #[non_exhaustive]
@@ -35,6 +36,8 @@ pub struct Answer {
     pub cloud_error: Option<Error>,
     /// What it took, in tokens.
     pub usage: Usage,
+    /// What the cloud cost, if it answered and a budget stands before it.
+    pub cost: Option<Money>,
     /// Tokens the device was spared by stopping early, at most: the room up to `max_tokens`.
     pub saved_tokens: u64,
     /// What it took, in time.
@@ -72,6 +75,30 @@ impl Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// An amount in millionths of a currency unit; which currency, the price table knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Money(u64);
+
+impl Money {
+    /// 1 000 000 is one unit of the currency.
+    #[must_use]
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// Millionths of the unit.
+    #[must_use]
+    pub const fn micros(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
     }
 }
 

@@ -125,12 +125,15 @@ impl Cascade {
         let took = self.clock.now() - asked;
         self.report(&outcome);
         let mut answer = match outcome {
-            Ok(CloudAnswer { text, usage, attempts, .. }) => {
+            Ok(CloudAnswer { text, usage, cost, attempts, .. }) => {
                 let mut answer = draft.into_answer(Origin::Cloud, Some(reason));
-                (answer.text, answer.usage.cloud, answer.attempts) = (text, usage, attempts);
+                (answer.text, answer.usage.cloud, answer.cost, answer.attempts) = (text, usage, cost, attempts);
                 answer
             }
             Err(error) if error.is_cancelled() => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Budget => {
+                self.without_cloud(request, draft, Reason::OverBudget, Some(error)).await?
+            }
             Err(error) => self.without_cloud(request, draft, reason, Some(error)).await?,
         };
         answer.timings.cloud = Some(took);
@@ -164,10 +167,10 @@ impl Cascade {
     }
 
     /// Tells the breaker what the outcome says about the cloud. A deadline that passes while it is silent counts
-    /// against it; a request it refuses shows that it is there; a cancelled one shows nothing.
+    /// against it; a request it refuses shows that it is there; one that was cancelled or never sent shows nothing.
     fn report(&self, outcome: &Result<CloudAnswer>) {
         match outcome.as_ref().map_err(Error::kind) {
-            Err(ErrorKind::Cancelled) => {}
+            Err(ErrorKind::Cancelled | ErrorKind::Budget | ErrorKind::Store | ErrorKind::Io) => {}
             Ok(_) | Err(ErrorKind::Rejected | ErrorKind::Unauthorized | ErrorKind::InvalidRequest) => {
                 self.breaker().succeed();
             }

@@ -49,6 +49,8 @@ pub mod device;
 mod engine;
 mod error;
 mod request;
+#[cfg(feature = "stores")]
+pub mod stores;
 
 #[cfg(feature = "cloud")]
 mod answer;
@@ -56,9 +58,11 @@ mod answer;
 mod cascade;
 #[cfg(feature = "cloud")]
 pub mod cloud;
+#[cfg(feature = "cloud")]
+pub mod privacy;
 
 #[cfg(feature = "cloud")]
-pub use answer::{Answer, AnswerTimings, Origin, Tokens, Usage};
+pub use answer::{Answer, AnswerTimings, Money, Origin, Tokens, Usage};
 pub use bundle::Bundle;
 #[cfg(feature = "cloud")]
 pub use cascade::{Cascade, CascadeBuilder, OnCloudFailure};

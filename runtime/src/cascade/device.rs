@@ -124,6 +124,7 @@ impl Draft {
             reason,
             cloud_error: None,
             usage: Usage { local: self.usage, cloud: None },
+            cost: None,
             saved_tokens: self.saved_tokens,
             timings: AnswerTimings { local: self.took, cloud: None, total: self.clock.now() - self.started },
             attempts: 0,

@@ -17,11 +17,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::answer::Tokens;
+use crate::answer::{Money, Tokens};
 use crate::error::Result;
 use crate::request::Request;
 
 pub(crate) use self::clock::limited;
+#[cfg(feature = "stores")]
+pub(crate) use self::clock::unix_ms;
 pub use self::clock::{Clock, SystemClock};
 pub use self::openai::{MAX_RESPONSE_BYTES, OpenAiClient, OpenAiClientBuilder};
 pub use self::retry::Retry;
@@ -75,6 +77,8 @@ pub struct CloudAnswer {
     pub finish_reason: Option<String>,
     /// Tokens the server says it read and wrote; `None` if it did not say.
     pub usage: Option<Tokens>,
+    /// What it cost, if a budget stands before the model.
+    pub cost: Option<Money>,
     /// Exchanges it took, the successful one included.
     pub attempts: u32,
 }
@@ -83,6 +87,6 @@ impl CloudAnswer {
     /// An answer that came on the first attempt, of unknown cost.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), finish_reason: None, usage: None, attempts: 1 }
+        Self { text: text.into(), finish_reason: None, usage: None, cost: None, attempts: 1 }
     }
 }

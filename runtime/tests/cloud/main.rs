@@ -3,10 +3,13 @@
 #![cfg(feature = "cloud")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed preparation fails the test")]
 
+#[cfg(feature = "stores")]
+mod budget;
 mod cascade;
 mod client;
 mod clock;
 #[path = "../common/mod.rs"]
 mod common;
+mod privacy;
 mod server;
 mod trace;

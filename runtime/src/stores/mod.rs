@@ -1,0 +1,10 @@
+//! What survives a restart: how much was spent, and what waits to be sent.
+
+mod budget;
+mod database;
+mod metered;
+mod period;
+
+pub use self::budget::{Budget, BudgetBuilder, Limit, Price, Spent};
+pub use self::metered::Metered;
+pub use self::period::Period;

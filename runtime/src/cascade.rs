@@ -5,6 +5,8 @@
 mod blocking;
 mod builder;
 mod device;
+#[cfg_attr(not(feature = "stores"), path = "cascade/no_queue.rs")]
+mod queue;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +24,7 @@ use crate::request::{LocalOnly, Request};
 use self::blocking::Blocking;
 pub use self::builder::CascadeBuilder;
 use self::device::{Device, Draft};
+use self::queue::Queue;
 
 /// A small model on the device with a large one behind it.
 ///
@@ -51,6 +54,7 @@ use self::device::{Device, Draft};
 pub struct Cascade {
     device: Device,
     cloud: Box<dyn LargeModel>,
+    queue: Queue,
     on_cloud_failure: OnCloudFailure,
     breaker: Mutex<CircuitBreaker>,
     /// Where the breaker's ticks begin.
@@ -117,6 +121,7 @@ impl Cascade {
     }
 
     async fn defer(&self, request: &Request, draft: Draft, reason: Reason) -> Result<Answer> {
+        let request = &*self.queue.keyed(request);
         if !self.breaker().permit(self.ticks()) {
             return self.without_cloud(request, draft, Reason::BreakerOpen, None).await;
         }
@@ -148,6 +153,11 @@ impl Cascade {
         reason: Reason,
         error: Option<Error>,
     ) -> Result<Answer> {
+        if let Some(ticket) = self.queue.put(request, error.as_ref()).await {
+            let mut answer = draft.into_answer(Origin::Queued, Some(reason));
+            (answer.ticket, answer.cloud_error) = (Some(ticket), error);
+            return Ok(answer);
+        }
         let origin = match self.on_cloud_failure {
             OnCloudFailure::Fail => return Err(error.unwrap_or_else(breaker_open)),
             OnCloudFailure::Abstain => Origin::Abstained,

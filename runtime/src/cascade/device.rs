@@ -123,6 +123,7 @@ impl Draft {
             rule: self.rule,
             reason,
             cloud_error: None,
+            ticket: None,
             usage: Usage { local: self.usage, cloud: None },
             cost: None,
             saved_tokens: self.saved_tokens,

@@ -22,14 +22,14 @@ use crate::error::Result;
 use crate::request::Request;
 
 pub(crate) use self::clock::limited;
-#[cfg(feature = "stores")]
-pub(crate) use self::clock::unix_ms;
 pub use self::clock::{Clock, SystemClock};
 pub use self::openai::{MAX_RESPONSE_BYTES, OpenAiClient, OpenAiClientBuilder};
 pub use self::retry::Retry;
 pub use self::tls::Roots;
 pub use self::token::{Token, TokenProvider, Wanted};
 pub use self::url::Endpoint;
+#[cfg(feature = "stores")]
+pub(crate) use self::{clock::unix_ms, random::Random, tls::random_seed};
 
 /// A boxed future: what an async method of a trait object returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

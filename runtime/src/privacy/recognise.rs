@@ -152,7 +152,7 @@ fn iban(number: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn slices<'a>(text: &'a str, find: fn(&str) -> Vec<Range<usize>>) -> Vec<&'a str> {
+    fn slices(text: &str, find: fn(&str) -> Vec<Range<usize>>) -> Vec<&str> {
         find(text).into_iter().map(|range| &text[range]).collect()
     }
 

@@ -1,14 +1,15 @@
 //! What the cloud may cost: never passed, on the disk before it is spent, the same after a restart.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use margay::cloud::{BoxFuture, Clock, CloudAnswer, LargeModel, OpenAiClient, Retry, Roots};
+use margay::cloud::{BoxFuture, CloudAnswer, LargeModel, OpenAiClient, Retry, Roots};
 use margay::stores::{Budget, BudgetBuilder, Limit, Period, Price, Spent};
 use margay::{Error, ErrorKind, Money, Request, Result, Tokens};
 
+use crate::clock::Calendar;
 use crate::server::{Deed, Server, answer, refusing};
 
 /// One micro-unit a token, read or written.
@@ -19,35 +20,6 @@ const MOST: u64 = 40;
 
 fn request() -> Request {
     Request::user("?").max_tokens(7)
-}
-
-/// A calendar that stands where it is put.
-struct Calendar(Mutex<SystemTime>);
-
-impl Calendar {
-    fn at(days: u64) -> Arc<Self> {
-        let calendar = Self(Mutex::new(SystemTime::UNIX_EPOCH));
-        calendar.set(days);
-        Arc::new(calendar)
-    }
-
-    fn set(&self, days: u64) {
-        *self.0.lock().unwrap() = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 24 * 60 * 60);
-    }
-}
-
-impl Clock for Calendar {
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn calendar(&self) -> SystemTime {
-        *self.0.lock().unwrap()
-    }
-
-    fn sleep_until(&self, _: Instant) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::pending())
-    }
 }
 
 /// A cloud that does the same each time, and counts.

@@ -77,7 +77,7 @@ fn policy(threshold: Threshold) -> CalibratedPolicy {
     }
 }
 
-fn builder(threshold: Threshold, cloud: impl LargeModel + 'static) -> CascadeBuilder {
+pub(crate) fn builder(threshold: Threshold, cloud: impl LargeModel + 'static) -> CascadeBuilder {
     Cascade::builder().engine(Arc::clone(&ENGINE)).policy(policy(threshold)).cloud(cloud)
 }
 

@@ -10,6 +10,10 @@ mod client;
 mod clock;
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "stores")]
+mod kill;
+#[cfg(feature = "stores")]
+mod outbox;
 mod privacy;
 mod server;
 mod trace;

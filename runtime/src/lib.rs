@@ -49,6 +49,8 @@
 
 pub mod bundle;
 pub mod device;
+#[cfg(feature = "cloud")]
+mod durable;
 mod engine;
 mod error;
 mod request;

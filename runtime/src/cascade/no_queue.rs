@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::request::Request;
 
 #[derive(Debug, Default)]
-pub(super) struct Queue;
+pub(super) struct Queue {}
 
 impl Queue {
     pub(super) fn keyed<'a>(&self, request: &'a Request) -> Cow<'a, Request> {

@@ -57,7 +57,9 @@ pub trait LargeModel: Send + Sync {
     ///
     /// # Errors
     /// Any kind for which [`crate::Error::is_cloud`] holds, [`crate::ErrorKind::Deadline`],
-    /// [`crate::ErrorKind::Cancelled`] or [`crate::ErrorKind::InvalidRequest`].
+    /// [`crate::ErrorKind::Cancelled`] or [`crate::ErrorKind::InvalidRequest`]; [`crate::ErrorKind::Budget`] if a budget
+    /// stands before it, [`crate::ErrorKind::Io`] or [`crate::ErrorKind::Store`] if nothing may leave without a record
+    /// that cannot be written.
     fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<CloudAnswer>>;
 }
 

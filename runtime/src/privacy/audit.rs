@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::durable::sync_folder;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Longest line of an audit file, in bytes: an endpoint of 2 KiB and a hundred labels are a tenth of it.
@@ -76,6 +77,7 @@ impl AuditFile {
         let path = path.into();
         let open = || -> std::io::Result<End> {
             let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+            sync_folder(&path)?;
             let whole = match file.seek(SeekFrom::End(0))? {
                 0 => true,
                 length => {

@@ -95,12 +95,13 @@ pub(crate) struct Redacted {
 
 impl Redacted {
     pub(crate) fn new(redactor: Option<&dyn Redactor>, request: &Request) -> Self {
-        let mut vault = Vault::new(&request.messages);
         let mut request = request.clone();
-        if let Some(redactor) = redactor {
-            for message in &mut request.messages {
-                message.content = redactor.redact(&message.content, &mut vault);
-            }
+        let Some(redactor) = redactor else {
+            return Self { request, vault: Vault::new(&[]) };
+        };
+        let mut vault = Vault::new(&request.messages);
+        for message in &mut request.messages {
+            message.content = redactor.redact(&message.content, &mut vault);
         }
         Self { request, vault }
     }

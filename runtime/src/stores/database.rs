@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
 
+use crate::durable::sync_folder;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Memory for pages, in bytes. The stores are small; redb's own default is a gigabyte.
@@ -27,6 +28,7 @@ impl Store {
             .set_check_integrity_on_open(true)
             .create(path)
             .map_err(|error| failed(error.into()))?;
+        sync_folder(path).map_err(|error| failed(error.into()))?;
         let store = Self { path: path.to_owned(), database };
         store.write(|transaction| {
             let mut about = transaction.open_table(ABOUT)?;

@@ -9,7 +9,7 @@ use margay::cloud::{BoxFuture, CloudAnswer, LargeModel, OpenAiClient, Retry, Roo
 use margay::stores::{Budget, BudgetBuilder, Limit, Period, Price, Spent};
 use margay::{Error, ErrorKind, Money, Request, Result, Tokens};
 
-use crate::clock::Calendar;
+use crate::calendar::Calendar;
 use crate::server::{Deed, Server, answer, refusing};
 
 /// One micro-unit a token, read or written.

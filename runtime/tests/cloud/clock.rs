@@ -1,7 +1,7 @@
 //! A clock that only the test moves: short waits pass at once and are noted, long ones wait to be moved past.
 
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use margay::cloud::{BoxFuture, Clock};
 use tokio::sync::watch;
@@ -45,35 +45,5 @@ impl Clock for ManualClock {
                 moved.wait_for(|now| *now >= at).await.unwrap();
             }
         })
-    }
-}
-
-/// A calendar that stands where it is put.
-pub(crate) struct Calendar(Mutex<SystemTime>);
-
-impl Calendar {
-    /// Midnight UTC so many days after 1 January 1970.
-    pub(crate) fn at(days: u64) -> Arc<Self> {
-        let calendar = Self(Mutex::new(SystemTime::UNIX_EPOCH));
-        calendar.set(days);
-        Arc::new(calendar)
-    }
-
-    pub(crate) fn set(&self, days: u64) {
-        *self.0.lock().unwrap() = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 24 * 60 * 60);
-    }
-}
-
-impl Clock for Calendar {
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn calendar(&self) -> SystemTime {
-        *self.0.lock().unwrap()
-    }
-
-    fn sleep_until(&self, _: Instant) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::pending())
     }
 }

@@ -11,7 +11,7 @@ use margay::cloud::{BoxFuture, CloudAnswer, LargeModel};
 use margay::stores::{Budget, Limit, Metered, Outbox, Outcome, Period, Price, Priority};
 use margay::{Request, Result, Ticket, Tokens};
 
-use crate::clock::Calendar;
+use crate::calendar::Calendar;
 
 /// Where the child finds the stores.
 const FOLDER: &str = "MARGAY_KILL_FOLDER";

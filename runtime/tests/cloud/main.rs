@@ -5,6 +5,8 @@
 
 #[cfg(feature = "stores")]
 mod budget;
+#[cfg(feature = "stores")]
+mod calendar;
 mod cascade;
 mod client;
 mod clock;

@@ -10,8 +10,8 @@ use margay::policy::{Reason, Threshold};
 use margay::stores::{Fill, MAX_PROMPT_BYTES, Outbox, OutboxBuilder, Outcome, Priority};
 use margay::{Error, ErrorKind, Message, Origin, Request, Result, Ticket, Tokens};
 
+use crate::calendar::Calendar;
 use crate::cascade::builder;
-use crate::clock::Calendar;
 use crate::server::{Deed, Server, answer, says};
 
 /// A cloud that repeats the question while its list of failures is empty, and remembers what it was asked.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use margay::cloud::{BoxFuture, CloudAnswer, LargeModel};
 use margay::stores::{Budget, Limit, Metered, Outbox, Outcome, Period, Price, Priority};
@@ -24,6 +25,9 @@ const COST: u64 = 5;
 
 /// The most that one of these prompts can cost: up to 8 bytes of text, 32 of template, 4 of answer.
 const MOST: u64 = 44;
+
+/// About as long as the child does one thing to its stores, in microseconds.
+const LONGEST_STEP_US: u64 = 8_000;
 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
@@ -121,8 +125,8 @@ impl History {
     }
 }
 
-/// Runs the child until it has said `lines` lines, kills it, and notes all that it said.
-fn run(folder: &Path, first: u64, lines: usize, history: &mut History) {
+/// Runs the child until it has said `lines` lines and `after` has passed, kills it, and notes all that it said.
+fn run(folder: &Path, first: u64, (lines, after): (usize, Duration), history: &mut History) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["kill::child", "--exact", "--ignored", "--nocapture"])
         .env(FOLDER, folder)
@@ -139,6 +143,8 @@ fn run(folder: &Path, first: u64, lines: usize, history: &mut History) {
             history.note(line);
             said += 1;
             if said == lines {
+                // Not to wait for anything: to strike between two lines too, wherever the child is then.
+                std::thread::sleep(after);
                 child.kill().unwrap();
             }
         }
@@ -157,7 +163,8 @@ async fn killed_at_any_point_it_loses_nothing_and_delivers_nothing_twice() {
         // Knuth's MMIX generator; a round of three prompts says twelve lines.
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let lines = 1 + (random >> 33) as usize % 40;
-        run(folder.path(), kill * 10_000, lines, &mut history);
+        let after = Duration::from_micros((random >> 20) % LONGEST_STEP_US);
+        run(folder.path(), kill * 10_000, (lines, after), &mut history);
     }
     let History { queued, keys, asked, mut got, acknowledged } = history;
     let (outbox, budget, cloud) = open(folder.path());

@@ -108,10 +108,10 @@ pub struct Fill {
 /// # Ok(()) }
 /// ```
 ///
-/// Every method that changes something returns once the change is on the disk. Towards the server a prompt goes at least once: a
-/// crash between its answer and the disk sends it again, under the idempotency key that it was given when it was queued.
-/// Towards the caller it ends exactly once: prompt and result change places in one transaction, and the result is handed out
-/// until it is acknowledged, then never again.
+/// Its methods need a tokio runtime. One that changes something returns once the change is on the disk. Towards the
+/// server a prompt goes at least once: a crash between its answer and the disk sends it again, under the idempotency key
+/// that it was given when it was queued. Towards the caller it ends exactly once: prompt and result change places in one
+/// transaction, and the result is handed out until it is acknowledged, then never again.
 ///
 /// Prompts lie in the file as they were asked; a redactor stands in the client, and works when they are sent. A request
 /// that must stay on the device has another type, and this does not compile:

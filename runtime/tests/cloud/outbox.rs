@@ -213,6 +213,31 @@ async fn another_s_file_is_refused() {
 }
 
 #[tokio::test]
+async fn a_damaged_file_is_an_error_or_harmless_but_never_a_panic_or_another_s_words() {
+    let file = File::new();
+    let outbox = file.open();
+    for text in ["one", "two", "three"] {
+        put(&outbox, text).await.unwrap();
+    }
+    outbox.drain(&Echo::failing([ErrorKind::Rejected])).await.unwrap();
+    drop(outbox);
+    let whole = std::fs::read(file.path()).unwrap();
+    let said: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] != 0).collect();
+    for at in said.iter().step_by(said.len() / 50) {
+        let mut bytes = whole.clone();
+        bytes[*at] ^= 0x55;
+        std::fs::write(file.path(), bytes).unwrap();
+        match Outbox::builder().open(file.path()) {
+            Err(error) => assert!(matches!(error.kind(), ErrorKind::Store | ErrorKind::Io), "{at}: {error:?}"),
+            Ok(outbox) => {
+                let (_, outcome) = outbox.next_result().await.unwrap().unwrap();
+                assert_eq!(outcome, Outcome::Refused { why: "failed on purpose".into() }, "{at}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_cascade_queues_what_cannot_go_and_nothing_is_sent_under_two_keys() {
     let down = || Deed::Send(answer("503 Service Unavailable", "", ""));
     let server = Server::start([down(), down(), Deed::Send(says("at last"))]).await;
@@ -234,6 +259,18 @@ async fn a_cascade_queues_what_cannot_go_and_nothing_is_sent_under_two_keys() {
     let key = asked[0].header("idempotency-key").unwrap();
     assert_eq!(asked.len(), 3);
     assert!(asked.iter().all(|other| other.header("idempotency-key") == Some(key) && other.body == asked[0].body));
+}
+
+#[tokio::test]
+async fn no_rendering_shows_a_prompt() {
+    let file = File::new();
+    let outbox = file.open();
+    let budget = margay::stores::Budget::builder(Default::default()).open(file.0.path().join("budget.redb")).unwrap();
+    put(&outbox, "planted").await.unwrap();
+    let metered = budget.meter(Echo::default());
+    let request = Request::user("planted").class("c".repeat(99));
+    let error = metered.answer(&request).await.unwrap_err();
+    assert!(!format!("{outbox:?} {budget:?} {metered:?} {error:?}").contains("planted"));
 }
 
 #[tokio::test]

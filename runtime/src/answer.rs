@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use margay_policy::{Reason, Rule, Score, Threshold};
+use serde::{Deserialize, Serialize};
 
 use crate::bundle::digest::ModelDigest;
 use crate::error::Error;
@@ -14,7 +15,9 @@ use crate::error::Error;
 /// | --- | --- | --- | --- |
 /// | local | none | none | the device was sure enough |
 /// | cloud | some | none | the device was not, the cloud answered |
+/// | queued | some | some, or none with `breaker-open` | the device was not, and the cloud will be asked later |
 /// | local or abstained | some | some | the device was not, and the cloud failed |
+/// | local or abstained | `over-budget` | some | the device was not, and the cloud would have cost too much |
 /// | local or abstained | `breaker-open`, `local-only` | none | the device was not, and the cloud could not be asked |
 #[derive(Debug)]
 #[non_exhaustive]
@@ -33,8 +36,12 @@ pub struct Answer {
     pub reason: Option<Reason>,
     /// What the cloud failed with, if it was asked and did.
     pub cloud_error: Option<Error>,
+    /// Where the outbox will have the result, if the prompt is queued.
+    pub ticket: Option<Ticket>,
     /// What it took, in tokens.
     pub usage: Usage,
+    /// What the cloud cost, if it answered and a budget stands before it.
+    pub cost: Option<Money>,
     /// Tokens the device was spared by stopping early, at most: the room up to `max_tokens`.
     pub saved_tokens: u64,
     /// What it took, in time.
@@ -53,6 +60,8 @@ pub enum Origin {
     Local,
     /// The large model.
     Cloud,
+    /// Nobody yet: the prompt waits in the outbox, under the answer's ticket.
+    Queued,
     /// Nobody: the device was unsure, and nobody else could or might be asked.
     Abstained,
 }
@@ -64,6 +73,7 @@ impl Origin {
         match self {
             Self::Local => "local",
             Self::Cloud => "cloud",
+            Self::Queued => "queued",
             Self::Abstained => "abstained",
         }
     }
@@ -75,8 +85,50 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What the outbox knows a prompt and its result by, for as long as it has either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    /// The ticket with this number, which the caller has kept.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number, to be kept.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// An amount in millionths of a currency unit; which currency, the price table knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Money(u64);
+
+impl Money {
+    /// 1 000 000 is one unit of the currency.
+    #[must_use]
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// Millionths of the unit.
+    #[must_use]
+    pub const fn micros(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
+    }
+}
+
 /// Tokens a model read and wrote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tokens {
     /// Tokens of the prompt.
     pub input: u64,

@@ -5,6 +5,8 @@
 mod blocking;
 mod builder;
 mod device;
+#[cfg_attr(not(feature = "stores"), path = "cascade/no_queue.rs")]
+mod queue;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +24,7 @@ use crate::request::{LocalOnly, Request};
 use self::blocking::Blocking;
 pub use self::builder::CascadeBuilder;
 use self::device::{Device, Draft};
+use self::queue::Queue;
 
 /// A small model on the device with a large one behind it.
 ///
@@ -51,6 +54,7 @@ use self::device::{Device, Draft};
 pub struct Cascade {
     device: Device,
     cloud: Box<dyn LargeModel>,
+    queue: Queue,
     on_cloud_failure: OnCloudFailure,
     breaker: Mutex<CircuitBreaker>,
     /// Where the breaker's ticks begin.
@@ -117,6 +121,7 @@ impl Cascade {
     }
 
     async fn defer(&self, request: &Request, draft: Draft, reason: Reason) -> Result<Answer> {
+        let request = &*self.queue.keyed(request);
         if !self.breaker().permit(self.ticks()) {
             return self.without_cloud(request, draft, Reason::BreakerOpen, None).await;
         }
@@ -125,12 +130,15 @@ impl Cascade {
         let took = self.clock.now() - asked;
         self.report(&outcome);
         let mut answer = match outcome {
-            Ok(CloudAnswer { text, usage, attempts, .. }) => {
+            Ok(CloudAnswer { text, usage, cost, attempts, .. }) => {
                 let mut answer = draft.into_answer(Origin::Cloud, Some(reason));
-                (answer.text, answer.usage.cloud, answer.attempts) = (text, usage, attempts);
+                (answer.text, answer.usage.cloud, answer.cost, answer.attempts) = (text, usage, cost, attempts);
                 answer
             }
             Err(error) if error.is_cancelled() => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Budget => {
+                self.without_cloud(request, draft, Reason::OverBudget, Some(error)).await?
+            }
             Err(error) => self.without_cloud(request, draft, reason, Some(error)).await?,
         };
         answer.timings.cloud = Some(took);
@@ -145,6 +153,11 @@ impl Cascade {
         reason: Reason,
         error: Option<Error>,
     ) -> Result<Answer> {
+        if let Some(ticket) = self.queue.put(request, error.as_ref()).await {
+            let mut answer = draft.into_answer(Origin::Queued, Some(reason));
+            (answer.ticket, answer.cloud_error) = (Some(ticket), error);
+            return Ok(answer);
+        }
         let origin = match self.on_cloud_failure {
             OnCloudFailure::Fail => return Err(error.unwrap_or_else(breaker_open)),
             OnCloudFailure::Abstain => Origin::Abstained,
@@ -164,10 +177,10 @@ impl Cascade {
     }
 
     /// Tells the breaker what the outcome says about the cloud. A deadline that passes while it is silent counts
-    /// against it; a request it refuses shows that it is there; a cancelled one shows nothing.
+    /// against it; a request it refuses shows that it is there; one that was cancelled or never sent shows nothing.
     fn report(&self, outcome: &Result<CloudAnswer>) {
         match outcome.as_ref().map_err(Error::kind) {
-            Err(ErrorKind::Cancelled) => {}
+            Err(ErrorKind::Cancelled | ErrorKind::Budget | ErrorKind::Store | ErrorKind::Io) => {}
             Ok(_) | Err(ErrorKind::Rejected | ErrorKind::Unauthorized | ErrorKind::InvalidRequest) => {
                 self.breaker().succeed();
             }

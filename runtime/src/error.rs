@@ -20,6 +20,7 @@ struct Inner {
     kind: ErrorKind,
     message: Cow<'static, str>,
     source: Option<Source>,
+    free_of_charge: bool,
 }
 
 /// The kinds of failure, each with its cause and what the caller does next.
@@ -60,19 +61,33 @@ pub enum ErrorKind {
     Malformed,
     /// The cloud's answer ended before it was complete. What had come is in the message's source.
     Truncated,
+    /// Asking the cloud would cost more than is left of the budget. Wait for the next period or raise the limit.
+    Budget,
+    /// The outbox has no room. Drain it, acknowledge results or raise its caps.
+    QueueFull,
+    /// A store on disk (audit file, budget, outbox) is damaged, held by another process or of another version.
+    /// It is left as it is.
+    Store,
 }
 
 impl Error {
     /// An error with a message of one line; for those who implement this crate's traits, and for their tests.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { inner: Box::new(Inner { kind, message: message.into(), source: None }) }
+        Self { inner: Box::new(Inner { kind, message: message.into(), source: None, free_of_charge: false }) }
     }
 
     /// The same error with its cause, which may hold no secret: it is printed with it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.inner.source = Some(source.into());
+        self
+    }
+
+    /// The same error, certain to have cost nothing: no model read any of the request.
+    #[must_use]
+    pub fn free_of_charge(mut self, free: bool) -> Self {
+        self.inner.free_of_charge = free;
         self
     }
 
@@ -99,6 +114,12 @@ impl Error {
     pub fn is_cloud(&self) -> bool {
         use ErrorKind::{Connect, Malformed, RateLimited, Rejected, Server, Tls, Truncated, Unauthorized};
         matches!(self.kind(), Connect | Tls | Unauthorized | Rejected | RateLimited | Server | Malformed | Truncated)
+    }
+
+    /// Whether the failed exchange is certain to have cost nothing. An answer that was cut, or never came, may be billed.
+    #[must_use]
+    pub fn is_free_of_charge(&self) -> bool {
+        self.inner.free_of_charge
     }
 
     /// Whether the same request may succeed later without any change.

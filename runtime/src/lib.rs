@@ -31,7 +31,9 @@
 //! [`Bundle`] is a verified folder; [`Engine`] is its model, loaded; [`Request`] is what a caller asks, with its [`Deadline`] and
 //! [`Cancel`]; [`Generation`] is what the model wrote, with the signals of every token and the [`policy::Decision`] on it.
 //! With the feature `cloud`, `Cascade` puts an engine and a large model under one deadline and gives one `Answer`;
-//! [`LocalOnly`] is a request that its cloud half does not accept. One [`Error`] type; programs look at its [`ErrorKind`].
+//! [`LocalOnly`] is a request that its cloud half does not accept. In front of the large model stand, if wanted, a
+//! `privacy::Redactor` and an `AuditLog`, in its client; a `stores::Budget`, around it; a `stores::Outbox`, beside it, for
+//! when it cannot be reached. One [`Error`] type; programs look at its [`ErrorKind`].
 //!
 //! # ONNX Runtime
 //! Its shared library is loaded at run time, see [`device::library`]: `ORT_DYLIB_PATH`, else the cache folder. One library,
@@ -40,15 +42,20 @@
 //! # Features
 //! | feature | gives |
 //! | --- | --- |
-//! | `cloud` (default) | deferral over HTTPS: the module `cloud`, `Cascade`, `Answer` |
+//! | `cloud` (default) | deferral over HTTPS: the modules `cloud` and `privacy`, `Cascade`, `Answer` |
+//! | `stores` | what survives a restart: the module `stores` with budgets and the outbox; implies `cloud` |
 //! | `fetch` | [`device::library`] can fetch ONNX Runtime with the Python package installer; for desktops and CI |
 #![forbid(unsafe_code)]
 
 pub mod bundle;
 pub mod device;
+#[cfg(feature = "cloud")]
+mod durable;
 mod engine;
 mod error;
 mod request;
+#[cfg(feature = "stores")]
+pub mod stores;
 
 #[cfg(feature = "cloud")]
 mod answer;
@@ -56,9 +63,11 @@ mod answer;
 mod cascade;
 #[cfg(feature = "cloud")]
 pub mod cloud;
+#[cfg(feature = "cloud")]
+pub mod privacy;
 
 #[cfg(feature = "cloud")]
-pub use answer::{Answer, AnswerTimings, Origin, Tokens, Usage};
+pub use answer::{Answer, AnswerTimings, Money, Origin, Ticket, Tokens, Usage};
 pub use bundle::Bundle;
 #[cfg(feature = "cloud")]
 pub use cascade::{Cascade, CascadeBuilder, OnCloudFailure};

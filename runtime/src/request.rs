@@ -46,6 +46,10 @@ pub struct Request {
     pub task: Option<String>,
     /// Longest answer, in tokens.
     pub max_tokens: usize,
+    /// Which budget limits apply beside the total ones; `None` is only those.
+    pub class: Option<String>,
+    /// What lets the cloud recognise a repeated question; `None` is a new key for every question.
+    pub idempotency_key: Option<String>,
     /// When the whole query, cloud included, must be over.
     pub deadline: Deadline,
     /// Stops the query from another thread.
@@ -62,7 +66,15 @@ impl Request {
     /// A request with a whole conversation, 256 tokens at most, no deadline.
     #[must_use]
     pub fn messages(messages: Vec<Message>) -> Self {
-        Self { messages, task: None, max_tokens: 256, deadline: Deadline::NEVER, cancel: Cancel::default() }
+        Self {
+            messages,
+            task: None,
+            max_tokens: 256,
+            class: None,
+            idempotency_key: None,
+            deadline: Deadline::NEVER,
+            cancel: Cancel::default(),
+        }
     }
 
     /// The same request for a named task.
@@ -76,6 +88,20 @@ impl Request {
     #[must_use]
     pub fn max_tokens(mut self, max_tokens: usize) -> Self {
         self.max_tokens = max_tokens;
+        self
+    }
+
+    /// The same request, counted against the budget of a class too.
+    #[must_use]
+    pub fn class(mut self, class: impl Into<String>) -> Self {
+        self.class = Some(class.into());
+        self
+    }
+
+    /// The same request under a key of the caller's own: printable ASCII, and never the same for another question.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
         self
     }
 

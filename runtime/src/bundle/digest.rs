@@ -127,6 +127,12 @@ impl FileEntry {
     }
 }
 
+/// SHA-256 of `bytes`, 64 lower-case hexadecimal digits.
+#[cfg(feature = "cloud")]
+pub(crate) fn sha256_hexadecimal(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
 fn hexadecimal(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {

@@ -9,6 +9,7 @@ use margay_policy::guard::CircuitBreaker;
 
 use super::blocking::Blocking;
 use super::device::Device;
+use super::queue::Queue;
 use super::{Cascade, OnCloudFailure};
 use crate::bundle::CalibratedPolicy;
 use crate::cloud::{Clock, LargeModel, SystemClock};
@@ -26,6 +27,7 @@ pub struct CascadeBuilder {
     engine: Option<Arc<Engine>>,
     policy: Option<CalibratedPolicy>,
     cloud: Option<Box<dyn LargeModel>>,
+    queue: Queue,
     on_cloud_failure: OnCloudFailure,
     failures: NonZeroU32,
     pause: Duration,
@@ -51,6 +53,18 @@ impl CascadeBuilder {
     #[must_use]
     pub fn cloud(mut self, cloud: impl LargeModel + 'static) -> Self {
         self.cloud = Some(Box::new(cloud));
+        self
+    }
+
+    /// Where prompts wait that the large model cannot take now: it cannot be reached, fails, is busy, or is left alone by the
+    /// breaker. They are answered with [`crate::Origin::Queued`] and a ticket. Others end as
+    /// [`CascadeBuilder::on_cloud_failure`] says, and so do these when the outbox is full.
+    ///
+    /// Whoever knows that the network is back calls [`crate::stores::Outbox::drain`] with the same large model.
+    #[cfg(feature = "stores")]
+    #[must_use]
+    pub fn outbox(mut self, outbox: crate::stores::Outbox) -> Self {
+        self.queue = Queue(Some(outbox));
         self
     }
 
@@ -88,6 +102,7 @@ impl CascadeBuilder {
         Ok(Cascade {
             device: Device { engine, policy: Arc::new(policy.policy), clock: Arc::clone(&self.clock) },
             cloud,
+            queue: self.queue,
             on_cloud_failure: self.on_cloud_failure,
             breaker: Mutex::new(CircuitBreaker::new(self.failures, pause)),
             epoch: self.clock.now(),
@@ -103,6 +118,7 @@ impl Default for CascadeBuilder {
             engine: None,
             policy: None,
             cloud: None,
+            queue: Queue::default(),
             on_cloud_failure: OnCloudFailure::default(),
             failures: FAILURES,
             pause: PAUSE,

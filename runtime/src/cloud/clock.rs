@@ -1,15 +1,20 @@
 //! Time as the client sees it, passed in so that a test decides when it passes.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::Request;
 
-/// A monotonic clock that can be waited on.
+/// A monotonic clock that can be waited on, and the calendar, which may jump.
 pub trait Clock: Send + Sync {
     /// The present moment.
     fn now(&self) -> Instant;
+
+    /// The present date and time, as far as the device knows them; the system's unless implemented.
+    fn calendar(&self) -> SystemTime {
+        SystemTime::now()
+    }
 
     /// Ready once `at` has come.
     fn sleep_until(&self, at: Instant) -> BoxFuture<'_, ()>;
@@ -27,6 +32,12 @@ impl Clock for SystemClock {
     fn sleep_until(&self, at: Instant) -> BoxFuture<'_, ()> {
         Box::pin(tokio::time::sleep_until(at.into()))
     }
+}
+
+/// Milliseconds since 1970-01-01 UTC by the device's calendar; zero before.
+pub(crate) fn unix_ms(clock: &dyn Clock) -> u64 {
+    let since = clock.calendar().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `work`, unless the request's cancel or deadline comes first; `work` is then dropped, and with it what it holds open.

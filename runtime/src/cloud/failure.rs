@@ -27,6 +27,7 @@ impl From<Error> for Failure {
 /// No answer has begun: the connection, the handshake or the request failed.
 pub(super) fn before_answer(error: reqwest::Error, endpoint: &Endpoint) -> Error {
     let error = error.without_url();
+    let connecting = error.is_connect();
     let (kind, what) = if has_cause(&error, |cause| cause.is::<rustls::Error>()) {
         (ErrorKind::Tls, "could not be trusted")
     } else if has_cause(&error, |cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse)) {
@@ -38,7 +39,7 @@ pub(super) fn before_answer(error: reqwest::Error, endpoint: &Endpoint) -> Error
     } else {
         (ErrorKind::Connect, "closed the connection before its answer began")
     };
-    Error::new(kind, format!("{endpoint} {what}")).with_source(error)
+    Error::new(kind, format!("{endpoint} {what}")).with_source(error).free_of_charge(connecting)
 }
 
 /// The headers had come, and `received` bytes of the body.
@@ -61,7 +62,8 @@ pub(super) fn refused(status: StatusCode, endpoint: &Endpoint, said: Option<&str
         _ => ErrorKind::Rejected,
     };
     let said = said.map(|said| format!(": {said}")).unwrap_or_default();
-    Error::new(kind, format!("{endpoint} answered {status}{said}"))
+    let refused = matches!(kind, ErrorKind::Unauthorized | ErrorKind::RateLimited | ErrorKind::Rejected);
+    Error::new(kind, format!("{endpoint} answered {status}{said}")).free_of_charge(refused)
 }
 
 /// Whether an error, or one of its causes, is of the `wanted` kind.

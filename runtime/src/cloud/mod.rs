@@ -17,7 +17,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::answer::Tokens;
+use crate::answer::{Money, Tokens};
 use crate::error::Result;
 use crate::request::Request;
 
@@ -28,6 +28,8 @@ pub use self::retry::Retry;
 pub use self::tls::Roots;
 pub use self::token::{Token, TokenProvider, Wanted};
 pub use self::url::Endpoint;
+#[cfg(feature = "stores")]
+pub(crate) use self::{clock::unix_ms, random::Random, tls::random_seed};
 
 /// A boxed future: what an async method of a trait object returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -55,7 +57,9 @@ pub trait LargeModel: Send + Sync {
     ///
     /// # Errors
     /// Any kind for which [`crate::Error::is_cloud`] holds, [`crate::ErrorKind::Deadline`],
-    /// [`crate::ErrorKind::Cancelled`] or [`crate::ErrorKind::InvalidRequest`].
+    /// [`crate::ErrorKind::Cancelled`] or [`crate::ErrorKind::InvalidRequest`]; [`crate::ErrorKind::Budget`] if a budget
+    /// stands before it, [`crate::ErrorKind::Io`] or [`crate::ErrorKind::Store`] if nothing may leave without a record
+    /// that cannot be written.
     fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<CloudAnswer>>;
 }
 
@@ -75,6 +79,8 @@ pub struct CloudAnswer {
     pub finish_reason: Option<String>,
     /// Tokens the server says it read and wrote; `None` if it did not say.
     pub usage: Option<Tokens>,
+    /// What it cost, if a budget stands before the model.
+    pub cost: Option<Money>,
     /// Exchanges it took, the successful one included.
     pub attempts: u32,
 }
@@ -83,6 +89,6 @@ impl CloudAnswer {
     /// An answer that came on the first attempt, of unknown cost.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), finish_reason: None, usage: None, attempts: 1 }
+        Self { text: text.into(), finish_reason: None, usage: None, cost: None, attempts: 1 }
     }
 }

@@ -1,5 +1,6 @@
 //! The client of an OpenAI-compatible server: one question, one answer, under one deadline.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Response, StatusCode, Url};
 
-use super::clock::{limited, until};
+use super::clock::{limited, unix_ms, until};
 use super::failure::{self, Failure};
 use super::random::Random;
 use super::retry::{Retry, retry_after};
@@ -16,6 +17,7 @@ use super::{
     BoxFuture, Clock, CloudAnswer, Endpoint, LargeModel, Roots, SystemClock, Token, TokenProvider, Wanted, tls, wire,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::privacy::{AuditLog, Departure, Redacted, Redactor};
 use crate::request::{Deadline, Request};
 
 /// Largest answer that is read, in bytes after decompression: a hundred times the longest a model writes.
@@ -26,6 +28,9 @@ const MAX_REFUSAL_BYTES: usize = 16 << 10;
 
 /// The header that lets a server recognise a repeated question, as OpenAI's and Stripe's clients name it.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Longest idempotency key, in bytes: what Stripe and its imitators store.
+const MAX_KEY: usize = 255;
 
 /// A large model behind `POST {endpoint}/chat/completions`.
 ///
@@ -48,6 +53,8 @@ pub struct OpenAiClient {
     url: Url,
     model: String,
     token: Option<Box<dyn TokenProvider>>,
+    redactor: Option<Box<dyn Redactor>>,
+    audit: Option<Arc<dyn AuditLog>>,
     retry: Retry,
     attempt_timeout: Duration,
     clock: Arc<dyn Clock>,
@@ -62,6 +69,8 @@ impl OpenAiClient {
             endpoint: endpoint.into(),
             model: model.into(),
             token: None,
+            redactor: None,
+            audit: None,
             roots: Roots::default(),
             retry: Retry::default(),
             connect_timeout: Duration::from_secs(10),
@@ -79,7 +88,7 @@ impl OpenAiClient {
 
     /// Attempts until one succeeds, is not worth repeating, or the next would begin after the deadline.
     async fn converse(&self, deadline: Deadline, question: Question) -> Result<CloudAnswer> {
-        let (mut exchanges, mut failed) = (0, 0);
+        let (mut exchanges, mut failed, mut free) = (0, 0, true);
         let (mut wanted, mut renewed) = (Wanted::Current, false);
         loop {
             exchanges += 1;
@@ -89,6 +98,7 @@ impl OpenAiClient {
                 }
                 Err(failure) => failure,
             };
+            free &= failure.error.is_free_of_charge();
             if failure.token_refused && !renewed && self.token.is_some() {
                 (wanted, renewed) = (Wanted::Renewed, true);
                 continue;
@@ -97,7 +107,7 @@ impl OpenAiClient {
             let resume = self.resume(failed, &failure);
             match resume.filter(|resume| deadline.instant().is_none_or(|end| *resume < end)) {
                 Some(resume) => self.clock.sleep_until(resume).await,
-                None => return Err(failure.error),
+                None => return Err(failure.error.free_of_charge(free)),
             }
         }
     }
@@ -126,11 +136,12 @@ impl OpenAiClient {
 
     async fn exchange(&self, question: &Question, wanted: Wanted) -> Result<CloudAnswer, Failure> {
         let token = self.ask_token(wanted).await?;
+        self.put_on_record(question).await?;
         let mut post = self
             .http
             .post(self.url.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .header(IDEMPOTENCY_KEY, &question.key)
+            .header(IDEMPOTENCY_KEY, question.header.clone())
             .body(question.body.clone());
         if let Some(token) = &token {
             post = post.header(AUTHORIZATION, token.header()?);
@@ -140,6 +151,16 @@ impl OpenAiClient {
             return Err(self.refused(response, token.as_ref()).await);
         }
         Ok(wire::decode(&self.read(response).await?)?)
+    }
+
+    /// Writes the departure down, if that is asked for, before there is one.
+    async fn put_on_record(&self, question: &Question) -> Result<()> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        let (audit, redactions) = (Arc::clone(audit), question.redactions.clone());
+        let (endpoint, key) = (self.endpoint.to_string(), question.key.clone());
+        let departure = Departure::new(unix_ms(&*self.clock), endpoint, key, &question.body, redactions);
+        let recorded = tokio::task::spawn_blocking(move || audit.record(&departure)).await;
+        recorded.map_err(|error| Error::new(ErrorKind::Io, "the audit log broke off").with_source(error))?
     }
 
     async fn ask_token(&self, wanted: Wanted) -> Result<Option<Token>> {
@@ -192,8 +213,12 @@ impl LargeModel for OpenAiClient {
     fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<CloudAnswer>> {
         Box::pin(async move {
             request.check()?;
-            let question = Question { body: wire::encode(&self.model, request)?, key: self.random.key() };
-            limited(&*self.clock, request, self.converse(request.deadline, question)).await
+            let Redacted { request, vault } = Redacted::new(self.redactor.as_deref(), request);
+            let key = request.idempotency_key.clone().unwrap_or_else(|| self.random.key());
+            let question = Question::new(wire::encode(&self.model, &request)?, key, vault.counts().clone())?;
+            let mut answer = limited(&*self.clock, &request, self.converse(request.deadline, question)).await?;
+            answer.text = vault.restore(&answer.text);
+            Ok(answer)
         })
     }
 }
@@ -211,6 +236,19 @@ impl fmt::Debug for OpenAiClient {
 struct Question {
     body: Vec<u8>,
     key: String,
+    header: HeaderValue,
+    redactions: BTreeMap<String, u64>,
+}
+
+impl Question {
+    fn new(body: Vec<u8>, key: String, redactions: BTreeMap<String, u64>) -> Result<Self> {
+        let header = HeaderValue::try_from(&key).ok().filter(|_| !key.is_empty() && key.len() <= MAX_KEY);
+        let header = header.ok_or_else(|| {
+            let message = format!("the idempotency key is not 1 to {MAX_KEY} printable ASCII characters");
+            Error::new(ErrorKind::InvalidRequest, message)
+        })?;
+        Ok(Self { body, key, header, redactions })
+    }
 }
 
 /// What an [`OpenAiClient`] is made of; see [`OpenAiClient::builder`].
@@ -218,6 +256,8 @@ pub struct OpenAiClientBuilder {
     endpoint: String,
     model: String,
     token: Option<Box<dyn TokenProvider>>,
+    redactor: Option<Box<dyn Redactor>>,
+    audit: Option<Arc<dyn AuditLog>>,
     roots: Roots,
     retry: Retry,
     connect_timeout: Duration,
@@ -231,6 +271,21 @@ impl OpenAiClientBuilder {
     #[must_use]
     pub fn token(mut self, provider: impl TokenProvider + 'static) -> Self {
         self.token = Some(Box::new(provider));
+        self
+    }
+
+    /// Takes personal data out of every message on its way, and puts it back into the answer. Without one, messages
+    /// leave as they are.
+    #[must_use]
+    pub fn redactor(mut self, redactor: impl Redactor + 'static) -> Self {
+        self.redactor = Some(Box::new(redactor));
+        self
+    }
+
+    /// Puts every body that leaves on record, before it does.
+    #[must_use]
+    pub fn audit(mut self, audit: Arc<dyn AuditLog>) -> Self {
+        self.audit = Some(audit);
         self
     }
 
@@ -297,6 +352,8 @@ impl OpenAiClientBuilder {
             endpoint,
             model: self.model,
             token: self.token,
+            redactor: self.redactor,
+            audit: self.audit,
             retry: self.retry,
             attempt_timeout: self.attempt_timeout,
             clock: self.clock,

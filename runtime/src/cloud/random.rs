@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 
 /// A stream of random blocks, shared by all requests of one client.
-pub(super) struct Random {
+pub(crate) struct Random {
     seed: [u8; 32],
     drawn: AtomicU64,
 }
 
 impl Random {
-    pub(super) fn new(seed: [u8; 32]) -> Self {
+    pub(crate) fn new(seed: [u8; 32]) -> Self {
         Self { seed, drawn: AtomicU64::new(0) }
     }
 
     /// 32 lower-case hexadecimal digits that no other draw repeats.
-    pub(super) fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         format!("{:032x}", self.draw())
     }
 

@@ -39,7 +39,7 @@ pub(super) fn client_config(roots: &Roots) -> Result<ClientConfig> {
 ///
 /// # Errors
 /// [`ErrorKind::Io`] if it has none to give.
-pub(super) fn random_seed() -> Result<[u8; 32]> {
+pub(crate) fn random_seed() -> Result<[u8; 32]> {
     let CryptoProvider { secure_random, .. } = ring::default_provider();
     let mut seed = [0; 32];
     secure_random

@@ -77,7 +77,7 @@ fn policy(threshold: Threshold) -> CalibratedPolicy {
     }
 }
 
-fn builder(threshold: Threshold, cloud: impl LargeModel + 'static) -> CascadeBuilder {
+pub(crate) fn builder(threshold: Threshold, cloud: impl LargeModel + 'static) -> CascadeBuilder {
     Cascade::builder().engine(Arc::clone(&ENGINE)).policy(policy(threshold)).cloud(cloud)
 }
 
@@ -225,6 +225,31 @@ async fn requests_the_cloud_refuses_do_not_open_the_breaker() {
             builder(Threshold::DEFER_ALL, Arc::clone(&cloud)).breaker(NonZeroU32::MIN, Duration::MAX).build().unwrap();
         for asked in 1..=3 {
             cascade.answer(request()).await.unwrap();
+            assert_eq!(cloud.asked(), asked);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_query_over_budget_ends_as_configured_and_leaves_the_breaker_alone() {
+    for then in [OnCloudFailure::FallBackToLocal, OnCloudFailure::Abstain, OnCloudFailure::Fail] {
+        let cloud = Cloud::new(Err(ErrorKind::Budget));
+        let cascade = builder(Threshold::DEFER_ALL, Arc::clone(&cloud))
+            .on_cloud_failure(then)
+            .breaker(NonZeroU32::MIN, Duration::MAX)
+            .build()
+            .unwrap();
+        for asked in 1..=2 {
+            match cascade.answer(request()).await {
+                Err(error) => assert_eq!((error.kind(), then), (ErrorKind::Budget, OnCloudFailure::Fail)),
+                Ok(answer) => {
+                    let local = then == OnCloudFailure::FallBackToLocal;
+                    assert_eq!(answer.origin, if local { Origin::Local } else { Origin::Abstained });
+                    assert_eq!(answer.text, if local { EXPECTED.greedy_text.as_str() } else { "" });
+                    assert_eq!((answer.reason, answer.cost), (Some(Reason::OverBudget), None));
+                    assert_eq!(answer.cloud_error.unwrap().kind(), ErrorKind::Budget);
+                }
+            }
             assert_eq!(cloud.asked(), asked);
         }
     }

@@ -3,10 +3,19 @@
 #![cfg(feature = "cloud")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed preparation fails the test")]
 
+#[cfg(feature = "stores")]
+mod budget;
+#[cfg(feature = "stores")]
+mod calendar;
 mod cascade;
 mod client;
 mod clock;
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "stores")]
+mod kill;
+#[cfg(feature = "stores")]
+mod outbox;
+mod privacy;
 mod server;
 mod trace;

@@ -1,0 +1,12 @@
+//! What survives a restart: how much was spent, and what waits to be sent.
+
+mod budget;
+mod database;
+mod metered;
+mod outbox;
+mod period;
+
+pub use self::budget::{Budget, BudgetBuilder, Limit, Price, Spent};
+pub use self::metered::Metered;
+pub use self::outbox::{Drained, Fill, MAX_PROMPT_BYTES, Outbox, OutboxBuilder, Outcome, Priority};
+pub use self::period::Period;

@@ -7,6 +7,7 @@ pub mod console;
 pub mod demo;
 mod error;
 pub mod evaluate;
+pub mod export;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -33,6 +34,10 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Choose a threshold on an outcome table and bind it to a bundle
     Calibrate(evaluate::CalibrateArgs),
+    /// Make a bundle from a checkpoint, verified against it
+    Export(export::ExportArgs),
+    /// Hold a bundle against the checkpoint it was exported from
+    Verify(export::VerifyArgs),
 }
 
 /// Runs what the command line says. Exit code 0 on success, 1 on failure, 2 for a command line that makes no sense.
@@ -44,6 +49,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args, &mut console).map(drop),
         Command::Evaluate(args) => evaluate::evaluate(&args, &mut console).map(drop),
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
+        Command::Export(args) => export::export(&args, &mut console).map(drop),
+        Command::Verify(args) => export::verify(&args, &mut console).map(drop),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,16 +5,19 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use margay::bundle::manifest::{Canary, FileEntry, Manifest, Model, Prompt, SCHEMA};
+use margay::bundle::manifest::{FileEntry, Manifest, Model, Prompt, SCHEMA};
 use margay::bundle::{Bundle, CalibratedPolicy, MANIFEST_FILE, POLICY_FILE};
-use margay_trainer::{Architecture, CHAT_TEMPLATE, CausalLm, Checkpoint, Device};
+use margay::{DeviceOptions, Engine};
+use margay_trainer::{Architecture, CausalLm, Checkpoint, Device, Tokenizer};
 use prost::Message;
 use serde::Serialize;
 use tempfile::TempDir;
 
+use crate::canary;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ExternalData, decoder_graph};
-use crate::verify::{Verification, verify};
+use crate::quantize::WeightFormat;
+use crate::verify::{Verification, compare, verify};
 
 /// What an export says about the model beside what the checkpoint knows.
 #[derive(Debug, Clone)]
@@ -29,6 +32,39 @@ pub struct ExportOptions {
     pub golden_prompts: Vec<String>,
 }
 
+/// A bundle that was just written, and what was compared.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Export {
+    /// The bundle, opened.
+    pub bundle: Bundle,
+    /// The graph against the trainer with the weights that are stored: is it the same computation?
+    pub verification: Verification,
+    /// The graph against the trainer with the checkpoint's own weights: what did quantization cost? `None` without it.
+    pub quantization: Option<Verification>,
+}
+
+/// How far an export is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// The checkpoint is being read into the trainer.
+    Reading,
+    /// Layers written.
+    Written(usize),
+    /// Prompts compared, of as many as there are golden prompts.
+    Compared(usize),
+}
+
+/// Exports a checkpoint to a bundle in `folder` with weights as floats, replacing a bundle that is there.
+///
+/// # Errors
+/// As [`export_as`].
+pub fn export(checkpoint: &Checkpoint, folder: &Path, options: &ExportOptions) -> Result<(Bundle, Verification)> {
+    let exported = export_as(checkpoint, folder, options, WeightFormat::F32, &mut |_| ())?;
+    Ok((exported.bundle, exported.verification))
+}
+
 /// Exports a checkpoint to a bundle in `folder`, replacing a bundle that is there.
 ///
 /// The graph is run under ONNX Runtime and compared with the trainer's own forward pass before anything
@@ -37,33 +73,41 @@ pub struct ExportOptions {
 /// # Errors
 /// [`ErrorKind::Checkpoint`] when the checkpoint is not whole, [`ErrorKind::Io`] when a file cannot be written,
 /// [`ErrorKind::Mismatch`] when graph and trainer disagree. `folder` is then as it was before.
-pub fn export(checkpoint: &Checkpoint, folder: &Path, options: &ExportOptions) -> Result<(Bundle, Verification)> {
-    let device = Device::flex();
+pub fn export_as(
+    checkpoint: &Checkpoint,
+    folder: &Path,
+    options: &ExportOptions,
+    format: WeightFormat,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Export> {
+    refuse_strangers(folder)?;
+    progress(Progress::Reading);
     let architecture = checkpoint.architecture();
     let tokenizer = checkpoint.tokenizer()?;
-    let model = checkpoint.model(&device)?;
-    let prompts = options.golden_prompts.iter().map(|text| tokenizer.prompt(text));
-    let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-    let Some(first) = prompts.first() else {
-        return Err(Error::new(ErrorKind::Mismatch, "an export needs at least one golden prompt to be held against"));
+    let conversation = checkpoint.conversation(&tokenizer)?;
+    let prompts = golden(architecture, &tokenizer, &options.golden_prompts)?;
+    let model = stored_model(checkpoint, format)?;
+    let canary = match format {
+        WeightFormat::F32 => canary::of_floats(&model, &prompts[0], &conversation.stop_tokens, architecture),
+        _ => canary::of_quantized(&model, &prompts, &conversation.stop_tokens, architecture),
     };
 
     let staging = Staging::beside(folder)?;
     let mut data = ExternalData::create(staging.path(), WEIGHTS)?;
-    let graph = decoder_graph(architecture, &checkpoint.weights()?, &mut data)?;
+    let written = &mut |layers| progress(Progress::Written(layers));
+    let graph = decoder_graph(architecture, &checkpoint.weights()?, format, &mut data, written)?;
     data.finish()?;
     staging.write(GRAPH, &graph.encode_to_vec())?;
     staging.write(TOKENIZER, tokenizer.to_json()?.as_bytes())?;
 
-    let canary = canary(&model, first, tokenizer.end(), architecture.max_position_embeddings);
     let mut manifest = Manifest {
         schema: SCHEMA,
         name: options.name.clone(),
-        model: describe(architecture),
+        model: describe(architecture, format),
         prompt: Prompt {
-            chat_template: CHAT_TEMPLATE.into(),
-            special_tokens: BTreeMap::new(),
-            stop_tokens: vec![tokenizer.end()],
+            chat_template: conversation.chat_template,
+            special_tokens: conversation.special_tokens,
+            stop_tokens: conversation.stop_tokens,
         },
         canary,
         files: vec![],
@@ -75,10 +119,66 @@ pub fn export(checkpoint: &Checkpoint, folder: &Path, options: &ExportOptions) -
     }
     staging.write_json(MANIFEST_FILE, &manifest)?;
 
-    let verification = verify(&Bundle::open(staging.path())?, &model, &prompts)?;
-    verification.require(TOLERANCE)?;
+    let engine = Engine::load(&Bundle::open(staging.path())?, DeviceOptions::default())?;
+    let verification = compare(&engine, &model, &prompts, &mut |prompts| progress(Progress::Compared(prompts)))?;
+    verification.require(format)?;
+    drop(model);
+    let quantization = match format {
+        WeightFormat::F32 => None,
+        _ => Some(compare(&engine, &checkpoint.model(&Device::flex())?, &prompts, &mut |_| ())?),
+    };
+    drop(engine);
     staging.replace(folder)?;
-    Ok((Bundle::open(folder)?, verification))
+    Ok(Export { bundle: Bundle::open(folder)?, verification, quantization })
+}
+
+/// Holds a bundle against the checkpoint that it was exported from.
+///
+/// # Errors
+/// [`ErrorKind::Bundle`] when it does not run, or its weights are stored in a way that this version does not know;
+/// [`ErrorKind::Mismatch`] when it computes something else than the checkpoint.
+pub fn verify_checkpoint(bundle: &Bundle, checkpoint: &Checkpoint, texts: &[String]) -> Result<Verification> {
+    let stored = &bundle.manifest().model.quantization;
+    let format = stored.parse().map_err(|e| Error::new(ErrorKind::Bundle, format!("model.quantization: {e}")))?;
+    let prompts = golden(checkpoint.architecture(), &checkpoint.tokenizer()?, texts)?;
+    let verification = verify(bundle, &stored_model(checkpoint, format)?, &prompts)?;
+    verification.require(format)?;
+    Ok(verification)
+}
+
+/// The trainer's model with the weights that an export stores.
+fn stored_model(checkpoint: &Checkpoint, format: WeightFormat) -> Result<CausalLm> {
+    let round = &mut |name: &str, columns: usize, values: &mut [f32]| format.round(name, columns, values);
+    Ok(checkpoint.model_through(&Device::flex(), round)?)
+}
+
+/// What stands at the target is replaced whole: it must be a bundle, or empty.
+fn refuse_strangers(folder: &Path) -> Result<()> {
+    let occupied = match fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_some() && !folder.join(MANIFEST_FILE).is_file(),
+        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+    };
+    match occupied {
+        true => Err(Error::io("replace", folder, std::io::Error::other("it is neither a bundle nor an empty folder"))),
+        false => Ok(()),
+    }
+}
+
+/// Ids of the golden prompts: between the marks of our own tokenizers, bare under others. At least one, none empty.
+fn golden(architecture: &Architecture, tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>> {
+    let mut prompts = Vec::with_capacity(texts.len());
+    for text in texts {
+        let mut ids = if tokenizer.has_marks() { tokenizer.prompt(text)? } else { tokenizer.encode(text)? };
+        // One position is left for the canary's continuation.
+        ids.truncate(architecture.max_position_embeddings - 1);
+        if !ids.is_empty() {
+            prompts.push(ids);
+        }
+    }
+    if prompts.is_empty() {
+        return Err(Error::new(ErrorKind::Mismatch, "an export needs at least one golden prompt to be held against"));
+    }
+    Ok(prompts)
 }
 
 /// Puts a calibrated policy into a bundle, replacing one that is there, and opens the bundle again.
@@ -102,19 +202,16 @@ pub fn write_policy(bundle: &Bundle, policy: &CalibratedPolicy) -> Result<Bundle
     Ok(Bundle::open(bundle.root())?)
 }
 
-/// Largest absolute difference between a logit of the graph and of the trainer.
-const TOLERANCE: f32 = 1e-4;
-
 const GRAPH: &str = "model.onnx";
 const WEIGHTS: &str = "model.onnx.data";
 const TOKENIZER: &str = "tokenizer.json";
 
-fn describe(a: &Architecture) -> Model {
+fn describe(a: &Architecture, format: WeightFormat) -> Model {
     Model {
         graph: GRAPH.into(),
         tokenizer: TOKENIZER.into(),
         architecture: a.model_type.clone(),
-        quantization: "f32".into(),
+        quantization: format.to_string(),
         vocabulary_size: a.vocab_size,
         context_length: a.max_position_embeddings,
         layers: a.num_hidden_layers,
@@ -124,38 +221,6 @@ fn describe(a: &Architecture) -> Model {
         parameters: a.parameters(),
     }
 }
-
-/// The trainer's greedy continuation of a prompt, and the logits that begin it.
-fn canary(model: &CausalLm, prompt: &[u32], end: u32, context: usize) -> Canary {
-    let mut ids = prompt.to_vec();
-    let mut logits = Vec::new();
-    while ids.len() < context.min(prompt.len() + CANARY_TOKENS) {
-        let last = last_logits(model, &ids);
-        let best = margay_trainer::argmax(&last);
-        if logits.is_empty() {
-            logits = last;
-            logits.truncate(CANARY_LOGITS);
-        }
-        ids.push(best);
-        if best == end {
-            break;
-        }
-    }
-    Canary { prompt: prompt.to_vec(), continuation: ids.split_off(prompt.len()), logits, tolerance: CANARY_TOLERANCE }
-}
-
-fn last_logits(model: &CausalLm, ids: &[u32]) -> Vec<f32> {
-    model.logits(ids).pop().unwrap_or_default()
-}
-
-/// Longest canary: enough to pass through prefill and several decode steps.
-const CANARY_TOKENS: usize = 8;
-
-/// How many logits the canary keeps.
-const CANARY_LOGITS: usize = 64;
-
-/// A device's arithmetic may differ more than this machine's: wide enough for half precision, far below a wrong result.
-const CANARY_TOLERANCE: f32 = 0.05;
 
 /// A folder beside the target that becomes it, or disappears.
 struct Staging {

@@ -8,6 +8,7 @@ use margay_trainer::{CausalLm, argmax};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::quantize::WeightFormat;
 
 /// How far ONNX Runtime and the trainer are apart, over every position of every golden prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -22,6 +23,8 @@ pub struct Verification {
     pub mean_kl: f64,
     /// Share of positions at which both prefer the same token.
     pub argmax_agreement: f64,
+    /// Largest absolute logit of the trainer's.
+    pub largest_logit: f32,
 }
 
 /// Runs a bundle on `prompts` (token ids) and compares it with the trainer's model.
@@ -29,37 +32,64 @@ pub struct Verification {
 /// # Errors
 /// [`ErrorKind::Bundle`] when the bundle does not load or run.
 pub fn verify(bundle: &Bundle, model: &CausalLm, prompts: &[Vec<u32>]) -> Result<Verification> {
-    let engine = Engine::load(bundle, DeviceOptions::default())?;
+    compare(&Engine::load(bundle, DeviceOptions::default())?, model, prompts, &mut |_| ())
+}
+
+/// [`verify`] with a loaded model; `compared` hears how many prompts are done.
+pub(crate) fn compare(
+    engine: &Engine,
+    model: &CausalLm,
+    prompts: &[Vec<u32>],
+    compared: &mut dyn FnMut(usize),
+) -> Result<Verification> {
     let (mut positions, mut agree, mut kl) = (0, 0, 0.0);
     let (mut max_abs_prefill, mut max_abs_decode) = (0.0_f32, 0.0_f32);
-    for prompt in prompts {
+    let mut largest_logit = 0.0_f32;
+    for (index, prompt) in prompts.iter().enumerate() {
         let expected = model.logits(prompt);
         let decoded = engine.decode_logits(prompt)?;
         for (expected, actual) in expected.iter().zip(&decoded) {
             positions += 1;
             agree += usize::from(argmax(expected) == argmax(actual));
             kl += divergence(expected, actual);
+            largest_logit = expected.iter().fold(largest_logit, |largest, logit| largest.max(logit.abs()));
             max_abs_decode = max_abs_decode.max(largest_difference(expected, actual));
         }
         if let Some(expected) = expected.last() {
             max_abs_prefill = max_abs_prefill.max(largest_difference(expected, &engine.logits(prompt)?));
         }
+        compared(index + 1);
     }
     let count = positions.max(1) as f64;
     let argmax_agreement = f64::from(agree as u32) / count;
-    Ok(Verification { positions, max_abs_prefill, max_abs_decode, mean_kl: kl / count, argmax_agreement })
+    let mean_kl = kl / count;
+    Ok(Verification { positions, max_abs_prefill, max_abs_decode, mean_kl, argmax_agreement, largest_logit })
 }
 
 impl Verification {
+    /// What rounding alone may do to a graph whose weights are stored like this: of floats, the last digits of a logit
+    /// may differ; on quantized weights ONNX Runtime rounds activations to 8 bits too.
+    ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`] when a logit is further from the trainer's than `tolerance`, or is not a number.
-    pub(crate) fn require(&self, tolerance: f32) -> Result<()> {
-        if self.max_abs_prefill <= tolerance && self.max_abs_decode <= tolerance {
+    /// [`ErrorKind::Mismatch`] when there is more between graph and trainer, or something is not a number.
+    pub(crate) fn require(&self, format: WeightFormat) -> Result<()> {
+        let largest = self.max_abs_prefill.max(self.max_abs_decode);
+        let within = match format {
+            WeightFormat::F32 => largest <= TOLERANCE * self.largest_logit.max(1.0),
+            WeightFormat::Int8 | WeightFormat::Int4 => largest.is_finite() && self.mean_kl <= QUANTIZED_TOLERANCE,
+        };
+        if within {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Mismatch, format!("graph and trainer differ by more than {tolerance}: {self}")))
+        Err(Error::new(ErrorKind::Mismatch, format!("graph and trainer differ by more than rounding: {self}")))
     }
 }
+
+/// Largest difference of a logit, in parts of the largest logit if that is above 1.
+const TOLERANCE: f32 = 1e-4;
+
+/// Largest mean KL divergence that 8-bit activations account for, nats.
+const QUANTIZED_TOLERANCE: f64 = 0.02;
 
 impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,6 +141,26 @@ mod tests {
         let quarter = [0.0, 3.0_f32.ln()];
         assert!((divergence(&[0.0, 0.0], &quarter) - (2.0 / 3.0_f64.sqrt()).ln()).abs() < 1e-7);
         assert!(divergence(&quarter, &quarter).abs() < 1e-12);
+    }
+
+    #[test]
+    fn each_format_has_its_own_tolerance() {
+        let exact = Verification {
+            positions: 1,
+            max_abs_prefill: 5e-4,
+            max_abs_decode: 5e-4,
+            mean_kl: 0.001,
+            argmax_agreement: 1.0,
+            largest_logit: 10.0,
+        };
+        assert!(exact.require(WeightFormat::F32).is_ok());
+        let small = Verification { largest_logit: 0.1, ..exact };
+        assert_eq!(small.require(WeightFormat::F32).unwrap_err().kind(), ErrorKind::Mismatch);
+        assert!(small.require(WeightFormat::Int4).is_ok());
+        for wrong in [Verification { mean_kl: 0.1, ..exact }, Verification { max_abs_decode: f32::INFINITY, ..exact }] {
+            assert_eq!(wrong.require(WeightFormat::Int4).unwrap_err().kind(), ErrorKind::Mismatch);
+        }
+        assert!(Verification { mean_kl: f64::NAN, ..exact }.require(WeightFormat::Int8).is_err());
     }
 
     #[test]

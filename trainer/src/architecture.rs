@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Dimensions of a Llama-style decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention.
+/// Dimensions of a Llama-style decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention. Qwen's families
+/// add biases or norms inside attention.
 ///
-/// Serialises to a `config.json` that Hugging Face transformers loads as `LlamaForCausalLM`.
+/// Serialises to a `config.json` that Hugging Face transformers loads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Architecture {
-    /// Family; `llama` is the one there is.
+    /// Family: `llama`, `qwen2` (biases on query, key and value) or `qwen3` (norms on query and key heads).
     pub model_type: String,
     /// Entries in the vocabulary.
     pub vocab_size: usize,
@@ -32,6 +33,12 @@ pub struct Architecture {
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How the rotary frequencies were stretched to a longer context, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<Llama3Scaling>,
+    /// Whether all four projections of attention have a bias (`llama` and `qwen3`; what `qwen2` has is fixed).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attention_bias: bool,
     /// Whether the output head is the embedding transposed.
     pub tie_word_embeddings: bool,
 }
@@ -50,7 +57,7 @@ impl Architecture {
         kv_heads: usize,
     ) -> Self {
         Self {
-            model_type: "llama".into(),
+            model_type: LLAMA.into(),
             vocab_size: vocabulary,
             hidden_size: hidden,
             intermediate_size: intermediate,
@@ -61,6 +68,8 @@ impl Architecture {
             max_position_embeddings: 64,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
+            rope_scaling: None,
+            attention_bias: false,
             tie_word_embeddings: true,
         }
     }
@@ -71,8 +80,9 @@ impl Architecture {
     /// [`ErrorKind::Config`] naming the field.
     pub fn validate(&self) -> Result<()> {
         let refuse = |message: String| Err(Error::new(ErrorKind::Config, message));
-        if self.model_type != "llama" {
-            return refuse(format!("model_type: `{}` is not supported, only `llama`", self.model_type));
+        if !FAMILIES.contains(&self.model_type.as_str()) {
+            let known = FAMILIES.join("`, `");
+            return refuse(format!("model_type: `{}` is not supported, only `{known}`", self.model_type));
         }
         for (name, value) in [
             ("vocab_size", self.vocab_size),
@@ -102,7 +112,33 @@ impl Architecture {
                 return refuse(format!("{name}: {value} is not a positive number"));
             }
         }
-        Ok(())
+        self.rope_scaling.as_ref().map_or(Ok(()), Llama3Scaling::validate)
+    }
+
+    /// Whether the projections of query, key and value have a bias.
+    #[must_use]
+    pub fn input_bias(&self) -> bool {
+        self.attention_bias || self.model_type == QWEN2
+    }
+
+    /// Whether attention's output projection has a bias.
+    #[must_use]
+    pub fn output_bias(&self) -> bool {
+        self.attention_bias && self.model_type != QWEN2
+    }
+
+    /// Whether every query and key head is normed before it is turned.
+    #[must_use]
+    pub fn head_norms(&self) -> bool {
+        self.model_type == QWEN3
+    }
+
+    /// Radians by which each pair of lanes turns from one position to the next, `[head / 2]`.
+    #[must_use]
+    pub fn rotary_frequencies(&self) -> Vec<f64> {
+        let half = self.head_dim / 2;
+        let plain = (0..half).map(|lane| self.rope_theta.powf(-(lane as f64) / half as f64));
+        plain.map(|frequency| self.rope_scaling.as_ref().map_or(frequency, |s| s.stretch(frequency))).collect()
     }
 
     /// Width of all query heads together.
@@ -127,7 +163,11 @@ impl Architecture {
     pub fn parameters(&self) -> u64 {
         let embeddings = self.vocab_size * self.hidden_size * if self.tie_word_embeddings { 1 } else { 2 };
         let norms = self.hidden_size * (2 * self.num_hidden_layers + 1);
-        (embeddings + norms + self.num_hidden_layers * self.layer_matrix()) as u64
+        let head_norms = if self.head_norms() { 2 * self.head_dim } else { 0 };
+        let input_biases = if self.input_bias() { self.query_size() + 2 * self.key_value_size() } else { 0 };
+        let output_bias = if self.output_bias() { self.hidden_size } else { 0 };
+        let layer = self.layer_matrix() + head_norms + input_biases + output_bias;
+        (embeddings + norms + self.num_hidden_layers * layer) as u64
     }
 
     /// Forward FLOPs for one token: two per weight in a matrix product, the output head included.
@@ -139,6 +179,56 @@ impl Architecture {
         2 * (self.num_hidden_layers * self.layer_matrix() + self.vocab_size * self.hidden_size) as u64
     }
 }
+
+/// Llama 3's stretched rotary frequencies, `rope_type` `llama3`: long waves slow down by `factor`, short ones stay,
+/// those in between are blended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rope_type", rename = "llama3")]
+pub struct Llama3Scaling {
+    /// How many times slower the longest waves turn.
+    pub factor: f64,
+    /// Waves longer than the original context divided by this slow down by the whole factor.
+    pub low_freq_factor: f64,
+    /// Waves shorter than the original context divided by this stay as they are.
+    pub high_freq_factor: f64,
+    /// Context of the training before the stretch, in tokens.
+    pub original_max_position_embeddings: usize,
+}
+
+impl Llama3Scaling {
+    fn validate(&self) -> Result<()> {
+        let original = self.original_max_position_embeddings as f64;
+        for (name, value) in [
+            ("factor", self.factor),
+            ("low_freq_factor", self.low_freq_factor),
+            ("high_freq_factor", self.high_freq_factor),
+            ("original_max_position_embeddings", original),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                let message = format!("rope_scaling.{name}: {value} is not a positive number");
+                return Err(Error::new(ErrorKind::Config, message));
+            }
+        }
+        if self.high_freq_factor <= self.low_freq_factor {
+            let message = "rope_scaling.high_freq_factor: must be above low_freq_factor";
+            return Err(Error::new(ErrorKind::Config, message));
+        }
+        Ok(())
+    }
+
+    /// Meta's formula, `apply_scaling` in `llama-models`.
+    fn stretch(&self, frequency: f64) -> f64 {
+        let turns = self.original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
+        let kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
+        let kept = kept.clamp(0.0, 1.0);
+        frequency * (kept + (1.0 - kept) / self.factor)
+    }
+}
+
+const LLAMA: &str = "llama";
+const QWEN2: &str = "qwen2";
+const QWEN3: &str = "qwen3";
+const FAMILIES: [&str; 3] = [LLAMA, QWEN2, QWEN3];
 
 /// No dimension of a model that runs on a device comes near; a larger one is a mistake in the file.
 const MAX_DIMENSION: usize = 1 << 24;

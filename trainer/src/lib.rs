@@ -22,25 +22,32 @@
 //!
 //! [`data`] reads and batches, [`Annotations`] is what the large model thinks of every target token,
 //! [`objective`] has the formulas, [`train()`] the loop, and [`Checkpoint`] the layout on disk, which Hugging Face
-//! transformers reads.
+//! transformers reads and writes.
 
 mod annotate;
 mod architecture;
 mod checkpoint;
+mod config;
+mod conversation;
 pub mod data;
 mod error;
 mod files;
 mod model;
 pub mod objective;
+mod parameters;
 mod tokenizer;
 mod train;
+mod weights;
 
 pub use annotate::{Annotations, TeacherBatch};
-pub use architecture::Architecture;
+pub use architecture::{Architecture, Llama3Scaling};
 pub use burn::tensor::Device;
-pub use checkpoint::{Checkpoint, Weights};
+pub use checkpoint::Checkpoint;
+pub use conversation::Conversation;
 pub use error::{Error, ErrorKind, Result};
 pub use model::{Attention, CausalLm, Decoder, Layer, Mlp, argmax};
 pub use objective::Objective;
+pub use parameters::{MatrixHook, transposed};
 pub use tokenizer::{CHAT_TEMPLATE, Tokenizer};
 pub use train::{StepReport, TrainOptions, train};
+pub use weights::Weights;

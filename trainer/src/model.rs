@@ -1,14 +1,13 @@
 //! The decoder as Burn modules. Field names follow Hugging Face's parameter names, so that a checkpoint
 //! needs no renaming: `model.layers.0.self_attn.q_proj.weight` is the same path here.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 use crate::architecture::Architecture;
 use crate::error::Result;
+use crate::parameters::{Drawn, Parameters, Projection};
 
 /// A decoder-only language model with its output head.
 #[derive(Module, Debug)]
@@ -27,7 +26,8 @@ struct Shape {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    rope_theta: f64,
+    /// Radians for each pair of lanes, `[head / 2]`.
+    frequencies: Vec<f64>,
 }
 
 /// The decoder below the head.
@@ -65,6 +65,10 @@ pub struct Attention {
     pub v_proj: Linear,
     /// `[query heads x head, hidden]`.
     pub o_proj: Linear,
+    /// Norm of each query head, in families that have it.
+    pub q_norm: Option<RmsNorm>,
+    /// Norm of each key head, in families that have it.
+    pub k_norm: Option<RmsNorm>,
 }
 
 /// Gated MLP: `down(silu(gate(x)) * up(x))`.
@@ -85,38 +89,59 @@ impl CausalLm {
     /// # Errors
     /// [`crate::ErrorKind::Config`] when the architecture contradicts itself.
     pub fn random(architecture: &Architecture, seed: u64, device: &Device) -> Result<Self> {
-        architecture.validate()?;
-        let mut init = Init { rng: StdRng::seed_from_u64(seed), device };
-        let a = architecture;
-        let (hidden, eps) = (a.hidden_size, a.rms_norm_eps);
+        Self::assemble(architecture, &mut Drawn::new(seed, device))
+    }
+
+    /// Puts the modules together from their parameters.
+    pub(crate) fn assemble(a: &Architecture, from: &mut dyn Parameters) -> Result<Self> {
+        a.validate()?;
+        let (hidden, inner, eps) = (a.hidden_size, a.intermediate_size, a.rms_norm_eps);
+        let size = |inputs, outputs| Projection { inputs, outputs };
         let residual = 1.0 / (2.0 * a.num_hidden_layers as f64).sqrt();
-        let layers = (0..a.num_hidden_layers)
-            .map(|_| Layer {
-                input_layernorm: init.norm(hidden, eps),
+        let mut layers = Vec::with_capacity(a.num_hidden_layers);
+        for layer in 0..a.num_hidden_layers {
+            let at = |name: &str| format!("model.layers.{layer}.{name}");
+            let (queries, keys) = (size(hidden, a.query_size()), size(hidden, a.key_value_size()));
+            let head_norm = |from: &mut dyn Parameters, name: &str| {
+                a.head_norms().then(|| from.norm(&at(name), a.head_dim, eps)).transpose()
+            };
+            layers.push(Layer {
+                input_layernorm: from.norm(&at("input_layernorm"), hidden, eps)?,
                 self_attn: Attention {
-                    q_proj: init.linear(hidden, a.query_size(), 1.0),
-                    k_proj: init.linear(hidden, a.key_value_size(), 1.0),
-                    v_proj: init.linear(hidden, a.key_value_size(), 1.0),
-                    o_proj: init.linear(a.query_size(), hidden, residual),
+                    q_proj: from.linear(&at("self_attn.q_proj"), queries, a.input_bias(), 1.0)?,
+                    k_proj: from.linear(&at("self_attn.k_proj"), keys, a.input_bias(), 1.0)?,
+                    v_proj: from.linear(&at("self_attn.v_proj"), keys, a.input_bias(), 1.0)?,
+                    o_proj: from.linear(
+                        &at("self_attn.o_proj"),
+                        size(a.query_size(), hidden),
+                        a.output_bias(),
+                        residual,
+                    )?,
+                    q_norm: head_norm(from, "self_attn.q_norm")?,
+                    k_norm: head_norm(from, "self_attn.k_norm")?,
                 },
-                post_attention_layernorm: init.norm(hidden, eps),
+                post_attention_layernorm: from.norm(&at("post_attention_layernorm"), hidden, eps)?,
                 mlp: Mlp {
-                    gate_proj: init.linear(hidden, a.intermediate_size, 1.0),
-                    up_proj: init.linear(hidden, a.intermediate_size, 1.0),
-                    down_proj: init.linear(a.intermediate_size, hidden, residual),
+                    gate_proj: from.linear(&at("mlp.gate_proj"), size(hidden, inner), false, 1.0)?,
+                    up_proj: from.linear(&at("mlp.up_proj"), size(hidden, inner), false, 1.0)?,
+                    down_proj: from.linear(&at("mlp.down_proj"), size(inner, hidden), false, residual)?,
                 },
-            })
-            .collect();
-        let embed_tokens = Embedding { weight: init.matrix(a.vocab_size, hidden, 1.0 / (hidden as f64).sqrt()) };
-        let lm_head = (!a.tie_word_embeddings).then(|| init.linear(hidden, a.vocab_size, 1.0));
+            });
+        }
+        let embed_tokens = from.embedding("model.embed_tokens", a.vocab_size, hidden)?;
+        let lm_head = if a.tie_word_embeddings {
+            None
+        } else {
+            Some(from.linear("lm_head", size(hidden, a.vocab_size), false, 1.0)?)
+        };
         Ok(Self {
-            model: Decoder { embed_tokens, layers, norm: init.norm(hidden, eps) },
+            model: Decoder { embed_tokens, layers, norm: from.norm("model.norm", hidden, eps)? },
             lm_head,
             shape: Shape {
                 heads: a.num_attention_heads,
                 kv_heads: a.num_key_value_heads,
                 head_dim: a.head_dim,
-                rope_theta: a.rope_theta,
+                frequencies: a.rotary_frequencies(),
             },
         })
     }
@@ -188,8 +213,14 @@ impl Attention {
         let [batch, sequence, _] = x.dims();
         let Shape { heads, kv_heads, head_dim, .. } = *shape;
         let split = |x: Tensor<3>, heads: usize| x.reshape([batch, sequence, heads, head_dim]).swap_dims(1, 2);
-        let q = positions.rotate(split(self.q_proj.forward(x.clone()), heads));
-        let k = positions.rotate(split(self.k_proj.forward(x.clone()), kv_heads));
+        let normed = |norm: &Option<RmsNorm>, x| match norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        let q = split(self.q_proj.forward(x.clone()), heads);
+        let k = split(self.k_proj.forward(x.clone()), kv_heads);
+        let q = positions.rotate(normed(&self.q_norm, q));
+        let k = positions.rotate(normed(&self.k_norm, k));
         let v = split(self.v_proj.forward(x), kv_heads);
         // Query heads that share a key-value head become further rows of one product: nothing is repeated.
         let group = heads / kv_heads;
@@ -226,8 +257,7 @@ impl Positions {
         let mut sin = Vec::with_capacity(sequence * shape.head_dim);
         for position in 0..sequence {
             for lane in 0..shape.head_dim {
-                let frequency = shape.rope_theta.powf(-((lane % half) as f64) / half as f64);
-                let angle = position as f64 * frequency;
+                let angle = position as f64 * shape.frequencies[lane % half];
                 cos.push(angle.cos() as f32);
                 sin.push(if lane < half { -angle.sin() } else { angle.sin() } as f32);
             }
@@ -248,30 +278,3 @@ impl Positions {
 
 /// Added to a score that must not count; finite, so that a softmax over it stays finite.
 const MASKED: f32 = -1e9;
-
-/// Draws initial weights from one seeded stream.
-struct Init<'a> {
-    rng: StdRng,
-    device: &'a Device,
-}
-
-impl Init<'_> {
-    fn matrix(&mut self, rows: usize, columns: usize, deviation: f64) -> Param<Tensor<2>> {
-        let values: Vec<f32> = (0..rows * columns).map(|_| (self.normal() * deviation) as f32).collect();
-        Param::from_data(TensorData::new(values, [rows, columns]), self.device)
-    }
-
-    fn linear(&mut self, inputs: usize, outputs: usize, gain: f64) -> Linear {
-        Linear { weight: self.matrix(inputs, outputs, gain / (inputs as f64).sqrt()), bias: None }
-    }
-
-    fn norm(&mut self, size: usize, epsilon: f64) -> RmsNorm {
-        RmsNorm { gamma: Param::from_data(TensorData::new(vec![1.0_f32; size], [size]), self.device), epsilon }
-    }
-
-    /// A standard normal number by Box and Muller's transform.
-    fn normal(&mut self) -> f64 {
-        let (u, v): (f64, f64) = (self.rng.random(), self.rng.random());
-        (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
-    }
-}

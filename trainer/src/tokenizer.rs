@@ -9,6 +9,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
+use crate::conversation::Conversation;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Stands before what the person says.
@@ -24,10 +25,17 @@ pub const CHAT_TEMPLATE: &str = "{% for message in messages %}\
     {% else %}<|user|>{{ message.content }}{% endif %}\
     {% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
 
-/// A Hugging Face tokenizer whose special tokens are `<|user|>`, `<|assistant|>` and `<|end|>`.
+/// A Hugging Face tokenizer. Ours have the special tokens `<|user|>`, `<|assistant|>` and `<|end|>`, which training
+/// needs.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    marks: Option<Marks>,
+}
+
+/// Ids of the conversation's marks.
+#[derive(Debug, Clone, Copy)]
+struct Marks {
     user: u32,
     assistant: u32,
     end: u32,
@@ -59,24 +67,33 @@ impl Tokenizer {
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .build();
         tokenizer.train(&mut trainer, texts).map_err(|e| failed("train the tokenizer", e))?;
-        Self::new(tokenizer.into())
+        Ok(Self::new(tokenizer.into()))
     }
 
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`ErrorKind::Tokenizer`] when the file cannot be read, is malformed or lacks a mark.
+    /// [`ErrorKind::Tokenizer`] when the file cannot be read or is malformed.
     pub fn open(path: &Path) -> Result<Self> {
         let read = tokenizers::Tokenizer::from_file(path);
-        Self::new(read.map_err(|e| failed(&format!("read the tokenizer {}", path.display()), e))?)
+        Ok(Self::new(read.map_err(|e| failed(&format!("read the tokenizer {}", path.display()), e))?))
     }
 
-    fn new(inner: tokenizers::Tokenizer) -> Result<Self> {
-        let id = |mark: &str| {
-            let missing = || Error::new(ErrorKind::Tokenizer, format!("the tokenizer has no token `{mark}`"));
-            inner.token_to_id(mark).ok_or_else(missing)
-        };
-        Ok(Self { user: id(USER)?, assistant: id(ASSISTANT)?, end: id(END)?, inner })
+    fn new(inner: tokenizers::Tokenizer) -> Self {
+        let id = |mark: &str| inner.token_to_id(mark);
+        let marks = || Some(Marks { user: id(USER)?, assistant: id(ASSISTANT)?, end: id(END)? });
+        Self { marks: marks(), inner }
+    }
+
+    /// Whether this is one of ours, which [`Tokenizer::prompt`] and [`Tokenizer::answer`] need.
+    #[must_use]
+    pub fn has_marks(&self) -> bool {
+        self.marks.is_some()
+    }
+
+    fn marks(&self) -> Result<Marks> {
+        let missing = || format!("the tokenizer lacks one of the tokens `{USER}`, `{ASSISTANT}`, `{END}`");
+        self.marks.ok_or_else(|| Error::new(ErrorKind::Tokenizer, missing()))
     }
 
     /// Content of `tokenizer.json`.
@@ -93,10 +110,24 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// Id of `<|end|>`, which ends an answer.
-    #[must_use]
-    pub fn end(&self) -> u32 {
-        self.end
+    /// How conversations look that [`Tokenizer::prompt`] and [`Tokenizer::answer`] encode.
+    pub(crate) fn conversation(&self) -> Result<Conversation> {
+        Ok(Conversation {
+            chat_template: CHAT_TEMPLATE.into(),
+            special_tokens: [("eos_token".to_owned(), END.to_owned())].into(),
+            stop_tokens: vec![self.marks()?.end],
+        })
+    }
+
+    /// Id of the token with this text.
+    pub(crate) fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Text of the special tokens that the tokenizer's post-processor puts around every text.
+    pub(crate) fn opening(&self) -> Result<String> {
+        let encoding = self.inner.encode("", true).map_err(|e| failed("encode a text", e))?;
+        Ok(encoding.get_tokens().concat())
     }
 
     /// Ids of a bare text, without marks.
@@ -119,21 +150,22 @@ impl Tokenizer {
     /// Ids of [`CHAT_TEMPLATE`] for one message of the person.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
+    /// As [`Tokenizer::encode`], and when the tokenizer is not one of ours.
     pub fn prompt(&self, input: &str) -> Result<Vec<u32>> {
-        let mut ids = vec![self.user];
+        let Marks { user, assistant, .. } = self.marks()?;
+        let mut ids = vec![user];
         ids.extend(self.encode(input)?);
-        ids.push(self.assistant);
+        ids.push(assistant);
         Ok(ids)
     }
 
     /// Ids of an answer, its end included.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
+    /// As [`Tokenizer::encode`], and when the tokenizer is not one of ours.
     pub fn answer(&self, target: &str) -> Result<Vec<u32>> {
         let mut ids = self.encode(target)?;
-        ids.push(self.end);
+        ids.push(self.marks()?.end);
         Ok(ids)
     }
 }
@@ -169,6 +201,6 @@ mod tests {
     fn ids_stay_inside_the_vocabulary_asked_for() {
         let tokenizer = tokenizer();
         assert!(tokenizer.vocabulary_size() <= 300);
-        assert!(tokenizer.answer("my balance").unwrap().ends_with(&[tokenizer.end()]));
+        assert!(tokenizer.answer("my balance").unwrap().ends_with(&[tokenizer.id(END).unwrap()]));
     }
 }

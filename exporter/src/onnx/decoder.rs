@@ -4,25 +4,32 @@
 //! `past_key_values.{i}.{key,value}` (`[batch, kv heads, past, head]`); outputs `logits` (`[batch, 1, vocabulary]`, of
 //! the last position) and `present.{i}.{key,value}`. Node names follow the checkpoint's module paths.
 
-use margay_trainer::{Architecture, Weights};
+use margay_trainer::{Architecture, Weights, transposed};
 
 use super::build::{Dim, GraphBuilder, MICROSOFT, float, int};
 use super::external::ExternalData;
 use super::proto::tensor_proto::DataType;
 use super::proto::{ModelProto, TensorProto};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::quantize::{BLOCK, EMBEDDING, Quantized, WeightFormat};
 
-/// Writes the weights to `data` and returns the graph that refers to them.
-pub(crate) fn decoder_graph(a: &Architecture, weights: &Weights, data: &mut ExternalData) -> Result<ModelProto> {
-    let mut writer = Writer { graph: GraphBuilder::new("decoder"), weights, data, a };
+/// Writes the weights to `data` and returns the graph that refers to them. `written` hears of every finished layer.
+pub(crate) fn decoder_graph(
+    a: &Architecture,
+    weights: &Weights,
+    format: WeightFormat,
+    data: &mut ExternalData,
+    written: &mut dyn FnMut(usize),
+) -> Result<ModelProto> {
+    let mut writer = Writer { graph: GraphBuilder::new("decoder"), weights, format, data, a };
     writer.interface();
     let lengths = writer.lengths();
     let rotary = writer.rotary_tables()?;
 
-    let embedding = writer.matrix("model.embed_tokens.weight", [a.vocab_size, a.hidden_size])?;
-    let mut x = writer.graph.node("embed_tokens", "Gather", &[&embedding, "input_ids"], vec![]);
+    let (embedding, mut x) = writer.embedding()?;
     for layer in 0..a.num_hidden_layers {
         x = writer.layer(layer, &x, &lengths, &rotary)?;
+        written(layer + 1);
     }
 
     // Norm and head see the last position only: decode needs no other, and prefill would pay for all.
@@ -32,13 +39,7 @@ pub(crate) fn decoder_graph(a: &Architecture, weights: &Weights, data: &mut Exte
     let last = writer.graph.node("last", "Slice", &[&x, &from, &to, &axis], vec![]);
     let normed = writer.norm("norm", &last)?;
     let rows = writer.graph.node("last.rows", "Squeeze", &[&normed, &axis], vec![]);
-    // Gemm takes the head as it lies, `[vocabulary, hidden]`: a tied one is the embedding itself, stored once.
-    let head = if a.tie_word_embeddings {
-        embedding
-    } else {
-        writer.matrix("lm_head.weight", [a.vocab_size, a.hidden_size])?
-    };
-    let scores = writer.graph.node("lm_head", "Gemm", &[&rows, &head], vec![int("transB", 1)]);
+    let scores = writer.head(&rows, embedding)?;
     writer.graph.custom("logits", "", "Unsqueeze", &[&scores, &axis], &["logits"], vec![]);
     Ok(writer.graph.model())
 }
@@ -46,8 +47,25 @@ pub(crate) fn decoder_graph(a: &Architecture, weights: &Weights, data: &mut Exte
 struct Writer<'a> {
     graph: GraphBuilder,
     weights: &'a Weights,
+    format: WeightFormat,
     data: &'a mut ExternalData,
     a: &'a Architecture,
+}
+
+/// A quantized matrix in the data, not yet in the graph.
+struct Blocks {
+    bits: usize,
+    codes: TensorProto,
+    /// Scales and, if there are any, zero points.
+    grid: Vec<TensorProto>,
+}
+
+/// The embedding in the graph, for a head that is tied to it.
+enum Embedding {
+    /// Name of a tensor of floats.
+    Floats(String),
+    /// Codes as a product reads them, and the names of their scales and zero points.
+    Blocks { bits: usize, codes: Box<TensorProto>, grid: Vec<String> },
 }
 
 /// Names of the values by which attention knows how long the sequences are.
@@ -99,10 +117,8 @@ impl Writer<'_> {
     /// Cosines and sines of every position, in the layout that turns halves rather than pairs.
     fn rotary_tables(&mut self) -> Result<Rotary> {
         let (context, half) = (self.a.max_position_embeddings, self.a.head_dim / 2);
-        let angle = |index: usize| {
-            let (position, lane) = (index / half, index % half);
-            position as f64 * self.a.rope_theta.powf(-(lane as f64) / half as f64)
-        };
+        let frequencies = self.a.rotary_frequencies();
+        let angle = |index: usize| (index / half) as f64 * frequencies[index % half];
         let cos: Vec<f32> = (0..context * half).map(|index| angle(index).cos() as f32).collect();
         let sin: Vec<f32> = (0..context * half).map(|index| angle(index).sin() as f32).collect();
         for (name, values) in [("rotary.cos", cos), ("rotary.sin", sin)] {
@@ -118,9 +134,12 @@ impl Writer<'_> {
         let at = |name: &str| format!("layers.{layer}.{name}");
 
         let normed = self.norm(&at("input_layernorm"), x)?;
-        let query = self.linear(&at("self_attn.q_proj"), &normed, a.hidden_size, a.query_size())?;
-        let key = self.linear(&at("self_attn.k_proj"), &normed, a.hidden_size, a.key_value_size())?;
-        let value = self.linear(&at("self_attn.v_proj"), &normed, a.hidden_size, a.key_value_size())?;
+        let (queries, keys) = (a.query_size(), a.key_value_size());
+        let query = self.linear(&at("self_attn.q_proj"), &normed, [queries, a.hidden_size], a.input_bias())?;
+        let query = self.head_norm(&at("self_attn.q_norm"), query, a.num_attention_heads)?;
+        let key = self.linear(&at("self_attn.k_proj"), &normed, [keys, a.hidden_size], a.input_bias())?;
+        let key = self.head_norm(&at("self_attn.k_norm"), key, a.num_key_value_heads)?;
+        let value = self.linear(&at("self_attn.v_proj"), &normed, [keys, a.hidden_size], a.input_bias())?;
         let attention = at("self_attn");
         let past = ["key", "value"].map(|part| format!("past_key_values.{layer}.{part}"));
         let present = ["key", "value"].map(|part| format!("present.{layer}.{part}"));
@@ -138,45 +157,146 @@ impl Writer<'_> {
                 int("rotary_interleaved", 0),
             ],
         );
-        let attended = self.linear(&at("self_attn.o_proj"), &attention, a.query_size(), a.hidden_size)?;
+        let attended = self.linear(&at("self_attn.o_proj"), &attention, [a.hidden_size, queries], a.output_bias())?;
         let x = self.graph.node(&at("self_attn.residual"), "Add", &[x, &attended], vec![]);
 
         let normed = self.norm(&at("post_attention_layernorm"), &x)?;
-        let gate = self.linear(&at("mlp.gate_proj"), &normed, a.hidden_size, a.intermediate_size)?;
-        let up = self.linear(&at("mlp.up_proj"), &normed, a.hidden_size, a.intermediate_size)?;
+        let gate = self.linear(&at("mlp.gate_proj"), &normed, [a.intermediate_size, a.hidden_size], false)?;
+        let up = self.linear(&at("mlp.up_proj"), &normed, [a.intermediate_size, a.hidden_size], false)?;
         let sigmoid = self.graph.node(&at("mlp.sigmoid"), "Sigmoid", &[&gate], vec![]);
         let silu = self.graph.node(&at("mlp.silu"), "Mul", &[&gate, &sigmoid], vec![]);
         let gated = self.graph.node(&at("mlp.gated"), "Mul", &[&silu, &up], vec![]);
-        let down = self.linear(&at("mlp.down_proj"), &gated, a.intermediate_size, a.hidden_size)?;
+        let down = self.linear(&at("mlp.down_proj"), &gated, [a.hidden_size, a.intermediate_size], false)?;
         Ok(self.graph.node(&at("mlp.residual"), "Add", &[&x, &down], vec![]))
+    }
+
+    /// The embedding, and what it gives for the input.
+    fn embedding(&mut self) -> Result<(Embedding, String)> {
+        let (node, shape) = ("embed_tokens", [self.a.vocab_size, self.a.hidden_size]);
+        let values = self.weights.tensor(EMBEDDING, &shape)?;
+        if !self.format.applies_to(EMBEDDING, self.a.hidden_size) {
+            let tensor = self.data.append(EMBEDDING, &shape, &values)?;
+            let name = self.initializer(tensor);
+            let x = self.graph.node(node, "Gather", &[&name, "input_ids"], vec![]);
+            return Ok((Embedding::Floats(name), x));
+        }
+        let Blocks { bits, codes, grid } = self.blocks(EMBEDDING, shape, &values)?;
+        // A product reads codes as `[rows, blocks, bytes]`, a lookup as `[rows, bytes]`: one piece of the file, named twice.
+        let rows = TensorProto {
+            name: Some(format!("{EMBEDDING}.rows")),
+            dims: vec![shape[0] as i64, (shape[1] * bits / 8) as i64],
+            ..codes.clone()
+        };
+        let rows = self.initializer(rows);
+        let grid: Vec<String> = grid.into_iter().map(|tensor| self.initializer(tensor)).collect();
+        let inputs: Vec<&str> =
+            [rows.as_str(), "input_ids"].into_iter().chain(grid.iter().map(String::as_str)).collect();
+        let attributes = vec![
+            int("gather_axis", 0),
+            int("quantize_axis", 1),
+            int("block_size", BLOCK as i64),
+            int("bits", bits as i64),
+        ];
+        self.graph.custom(node, MICROSOFT, "GatherBlockQuantized", &inputs, &[node], attributes);
+        Ok((Embedding::Blocks { bits, codes: Box::new(codes), grid }, node.into()))
+    }
+
+    /// Logits of `[batch, hidden]`.
+    fn head(&mut self, rows: &str, embedding: Embedding) -> Result<String> {
+        let (name, shape) = ("lm_head", [self.a.vocab_size, self.a.hidden_size]);
+        match embedding {
+            _ if !self.a.tie_word_embeddings => self.project(name, name, rows, shape),
+            // Gemm takes the embedding as it lies, `[vocabulary, hidden]`: it is stored once.
+            Embedding::Floats(matrix) => Ok(self.graph.node(name, "Gemm", &[rows, &matrix], vec![int("transB", 1)])),
+            Embedding::Blocks { bits, codes, grid } => {
+                let codes = self.initializer(*codes);
+                Ok(self.product(name, rows, bits, shape, &codes, &grid))
+            }
+        }
     }
 
     /// RMSNorm of the module `name`, named as in the checkpoint.
     fn norm(&mut self, name: &str, x: &str) -> Result<String> {
-        let scale = self.tensor(&format!("model.{name}.weight"), &[self.a.hidden_size])?;
-        let tensor = self.data.append(&format!("{name}.weight"), &[self.a.hidden_size], &scale)?;
+        self.norm_over(name, x, self.a.hidden_size)
+    }
+
+    fn norm_over(&mut self, name: &str, x: &str, size: usize) -> Result<String> {
+        let scale = self.weights.tensor(&format!("model.{name}.weight"), &[size])?;
+        let tensor = self.data.append(&format!("{name}.weight"), &[size], &scale)?;
         let scale = self.initializer(tensor);
         let attributes = vec![int("axis", -1), float("epsilon", self.a.rms_norm_eps as f32)];
         Ok(self.graph.node(name, "RMSNormalization", &[x, &scale], attributes))
     }
 
-    /// Product with the weights of the module `name`, laid out `[inputs, outputs]` as MatMul takes them.
-    fn linear(&mut self, name: &str, x: &str, inputs: usize, outputs: usize) -> Result<String> {
-        let values = self.tensor(&format!("model.{name}.weight"), &[outputs, inputs])?;
-        let mut transposed = Vec::with_capacity(values.len());
-        for input in 0..inputs {
-            transposed.extend((0..outputs).map(|output| values[output * inputs + input]));
+    /// RMSNorm of each head of `[batch, sequence, heads x head]`, in families that have it.
+    fn head_norm(&mut self, name: &str, x: String, heads: usize) -> Result<String> {
+        if !self.a.head_norms() {
+            return Ok(x);
         }
-        let tensor = self.data.append(&format!("{name}.weight"), &[inputs, outputs], &transposed)?;
+        let size = self.a.head_dim;
+        // A zero keeps the dimension as it is.
+        let split = self.graph.integers(&format!("{name}.heads"), &[4], &[0, 0, heads as i64, size as i64]);
+        let joined = self.graph.integers(&format!("{name}.width"), &[3], &[0, 0, (heads * size) as i64]);
+        let x = self.graph.node(&format!("{name}.split"), "Reshape", &[&x, &split], vec![]);
+        let x = self.norm_over(name, &x, size)?;
+        Ok(self.graph.node(&format!("{name}.joined"), "Reshape", &[&x, &joined], vec![]))
+    }
+
+    /// The module `name`: product with its weights `[outputs, inputs]`, and its bias if it has one.
+    fn linear(&mut self, name: &str, x: &str, shape: [usize; 2], bias: bool) -> Result<String> {
+        let module = format!("model.{name}");
+        let product = self.project(name, &module, x, shape)?;
+        if !bias {
+            return Ok(product);
+        }
+        let values = self.weights.tensor(&format!("{module}.bias"), &[shape[0]])?;
+        let tensor = self.data.append(&format!("{name}.bias"), &[shape[0]], &values)?;
+        let bias = self.initializer(tensor);
+        Ok(self.graph.node(&format!("{name}.biased"), "Add", &[&product, &bias], vec![]))
+    }
+
+    /// Product with the weights of `module`; the node is called `name`.
+    fn project(&mut self, name: &str, module: &str, x: &str, shape: [usize; 2]) -> Result<String> {
+        let source = format!("{module}.weight");
+        let values = self.weights.tensor(&source, &shape)?;
+        let weight = format!("{name}.weight");
+        if self.format.applies_to(&source, shape[1]) {
+            let Blocks { bits, codes, grid } = self.blocks(&weight, shape, &values)?;
+            let codes = self.initializer(codes);
+            let grid: Vec<String> = grid.into_iter().map(|tensor| self.initializer(tensor)).collect();
+            return Ok(self.product(name, x, bits, shape, &codes, &grid));
+        }
+        // MatMul takes `[inputs, outputs]`.
+        let tensor = self.data.append(&weight, &[shape[1], shape[0]], &transposed(&values, shape[1]))?;
         let weight = self.initializer(tensor);
         Ok(self.graph.node(name, "MatMul", &[x, &weight], vec![]))
     }
 
-    /// A matrix as it lies in the checkpoint.
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<String> {
-        let values = self.tensor(name, &shape)?;
-        let tensor = self.data.append(name, &shape, &values)?;
-        Ok(self.initializer(tensor))
+    /// Product with a quantized matrix `[outputs, inputs]`.
+    fn product(&mut self, name: &str, x: &str, bits: usize, shape: [usize; 2], codes: &str, grid: &[String]) -> String {
+        let inputs: Vec<&str> = [x, codes].into_iter().chain(grid.iter().map(String::as_str)).collect();
+        let attributes = vec![
+            int("N", shape[0] as i64),
+            int("K", shape[1] as i64),
+            int("bits", bits as i64),
+            int("block_size", BLOCK as i64),
+            int("accuracy_level", ACCURACY_LEVEL),
+        ];
+        self.graph.custom(name, MICROSOFT, "MatMulNBits", &inputs, &[name], attributes);
+        name.into()
+    }
+
+    /// Writes a quantized matrix.
+    fn blocks(&mut self, name: &str, [rows, columns]: [usize; 2], values: &[f32]) -> Result<Blocks> {
+        let Quantized { bits, codes, scales, zero_points, .. } = Quantized::new(values, columns, self.format);
+        let blocks = columns.div_ceil(BLOCK);
+        let codes = self.data.append_bytes(name, &[rows, blocks, BLOCK * bits / 8], &codes)?;
+        let mut grid = vec![self.data.append(&format!("{name}.scales"), &[rows, blocks], &scales)?];
+        if let Some(zeros) = zero_points {
+            let shape = [rows, (blocks * bits).div_ceil(8)];
+            grid.push(self.data.append_bytes(&format!("{name}.zero_points"), &shape, &zeros)?);
+        }
+        Ok(Blocks { bits, codes, grid })
     }
 
     fn initializer(&mut self, tensor: TensorProto) -> String {
@@ -184,14 +304,7 @@ impl Writer<'_> {
         self.graph.initializer(tensor);
         name
     }
-
-    /// Values of one tensor of the checkpoint, which must have the shape that the architecture gives it.
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let (found, values) = self.weights.tensor(name)?;
-        if found != shape {
-            let message = format!("{name} has the shape {found:?}, the architecture says {shape:?}");
-            return Err(Error::new(ErrorKind::Checkpoint, message));
-        }
-        Ok(values)
-    }
 }
+
+/// Activations in 8 bits, block by block: the fastest of ONNX Runtime's kernels.
+const ACCURACY_LEVEL: i64 = 4;

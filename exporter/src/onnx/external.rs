@@ -27,19 +27,35 @@ impl ExternalData {
 
     /// Appends a tensor and returns the initializer that refers to it.
     pub(crate) fn append(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<TensorProto> {
-        let padding = self.offset.next_multiple_of(ALIGNMENT) - self.offset;
-        let length = values.len() as u64 * 4;
-        self.write(&vec![0; padding as usize])?;
-        let offset = self.offset;
+        let offset = self.align()?;
         for chunk in values.chunks(1 << 16) {
             let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
             self.write(&bytes)?;
         }
+        Ok(self.initializer(name, shape, DataType::Float, offset))
+    }
+
+    /// Appends a tensor of bytes and returns the initializer that refers to it.
+    pub(crate) fn append_bytes(&mut self, name: &str, shape: &[usize], values: &[u8]) -> Result<TensorProto> {
+        let offset = self.align()?;
+        self.write(values)?;
+        Ok(self.initializer(name, shape, DataType::Uint8, offset))
+    }
+
+    fn align(&mut self) -> Result<u64> {
+        let padding = self.offset.next_multiple_of(ALIGNMENT) - self.offset;
+        self.write(&vec![0; padding as usize])?;
+        Ok(self.offset)
+    }
+
+    /// The initializer for what was written since `offset`.
+    fn initializer(&self, name: &str, shape: &[usize], element: DataType, offset: u64) -> TensorProto {
+        let length = self.offset - offset;
         let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
-        Ok(TensorProto {
+        TensorProto {
             name: Some(name.into()),
             dims: shape.iter().map(|&d| d as i64).collect(),
-            data_type: Some(DataType::Float as i32),
+            data_type: Some(element as i32),
             data_location: Some(DataLocation::External as i32),
             external_data: vec![
                 entry("location", self.location.clone()),
@@ -47,7 +63,7 @@ impl ExternalData {
                 entry("length", length.to_string()),
             ],
             ..TensorProto::default()
-        })
+        }
     }
 
     /// Flushes everything to the disk.

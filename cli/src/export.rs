@@ -1,0 +1,153 @@
+//! `margay export` and `margay verify`: from a checkpoint folder to a bundle, and a bundle held against its checkpoint.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use margay::Bundle;
+use margay::device::library::Locate;
+use margay_exporter::{Export, ExportOptions, Progress, Verification, WeightFormat, export_as, verify_checkpoint};
+use margay_trainer::Checkpoint;
+
+use crate::console::{Bar, Console};
+use crate::error::{Error, Result};
+
+/// What `margay export` is told.
+#[derive(Debug, Clone, Args)]
+pub struct ExportArgs {
+    /// Folder with config.json, safetensors and tokenizer.json, as Hugging Face transformers writes it
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// Folder of the bundle; one that is there is replaced
+    #[arg(long, value_name = "BUNDLE")]
+    pub out: PathBuf,
+    /// How weights are stored: f32, int8 or int4
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    pub weights: WeightFormat,
+    /// A name for people [default: that of the checkpoint's folder]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// SPDX expression for the weights
+    #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
+    pub licence: String,
+}
+
+/// What `margay verify` is told.
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// Folder of the bundle
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// Folder of the checkpoint that it was exported from
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+}
+
+/// Exports a checkpoint.
+///
+/// # Errors
+/// [`Error`] naming the file or field; the bundle appears whole and verified or not at all.
+pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
+    let started = Instant::now();
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    prepare(console)?;
+    let architecture = checkpoint.architecture();
+    let parameters = architecture.parameters();
+    console.line(format!(
+        "{}: {}, {} layers, {:.1} M parameters, context {}",
+        args.checkpoint.display(),
+        architecture.model_type,
+        architecture.num_hidden_layers,
+        parameters as f64 / 1e6,
+        architecture.max_position_embeddings,
+    ))?;
+    let options = ExportOptions {
+        name: args.name.clone().unwrap_or_else(|| folder_name(&args.checkpoint)),
+        licence: args.licence.clone(),
+        provenance: BTreeMap::from([(
+            "made-by".to_owned(),
+            concat!("margay export ", env!("CARGO_PKG_VERSION")).to_owned(),
+        )]),
+        golden_prompts: golden_prompts(),
+    };
+    let exported = {
+        let length = architecture.num_hidden_layers + options.golden_prompts.len();
+        let bar: Bar = console.bar("exporting", length as u64);
+        let mut progress = |step| match step {
+            Progress::Reading => bar.say("reading the checkpoint".into()),
+            Progress::Written(_) => {
+                bar.advance(1);
+                bar.say("writing layers".into());
+            }
+            Progress::Compared(_) => {
+                bar.advance(1);
+                bar.say("comparing graph and trainer".into());
+            }
+            _ => {}
+        };
+        export_as(&checkpoint, &args.out, &options, args.weights, &mut progress)?
+    };
+    let bytes: u64 = exported.bundle.manifest().files.iter().map(|file| file.size).sum();
+    console.line(format!(
+        "{}: {:.1} MB as {}, {:.2} bytes per parameter, in {:.1} s",
+        args.out.display(),
+        bytes as f64 / 1e6,
+        args.weights,
+        bytes as f64 / parameters as f64,
+        started.elapsed().as_secs_f64(),
+    ))?;
+    if let Some(quantization) = &exported.quantization {
+        console.line(format!("{} against the checkpoint's own weights: {quantization}", args.weights))?;
+    }
+    console.line(verified(args.weights, &exported.verification))?;
+    Ok(exported)
+}
+
+/// Holds a bundle against its checkpoint.
+///
+/// # Errors
+/// [`Error`] when either cannot be read or they do not compute the same.
+pub fn verify(args: &VerifyArgs, console: &mut Console) -> Result<Verification> {
+    let bundle = Bundle::open(&args.bundle)?;
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    prepare(console)?;
+    let verification = verify_checkpoint(&bundle, &checkpoint, &golden_prompts())?;
+    console.line(verified(&bundle.manifest().model.quantization, &verification))?;
+    Ok(verification)
+}
+
+/// Finds ONNX Runtime.
+fn prepare(console: &mut Console) -> Result<()> {
+    let library = Locate::from_environment().find_or_fetch(&mut |progress| {
+        // A line that cannot be printed will fail again, with an error, at the next step.
+        let _unprinted = console.line(format!("{progress}"));
+    })?;
+    library.initialise().map_err(Error::from)
+}
+
+fn verified(weights: impl std::fmt::Display, verification: &Verification) -> String {
+    format!("verified, ONNX Runtime against the trainer with {weights} weights: {verification}")
+}
+
+fn folder_name(folder: &Path) -> String {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    absolute.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Texts on which graph and trainer are compared: several scripts, code, digits, and one long enough for far positions.
+fn golden_prompts() -> Vec<String> {
+    let texts = [
+        "What is the capital of France?",
+        "Wake me at half past six tomorrow and tell me whether I need an umbrella.",
+        "Schreibe einen kurzen Brief an die Katze: Grüße, Fisch und ein Kissen für 12,50 €.",
+        "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n",
+        "山猫は木の上で眠る。 \u{1F408} Маргай охотится ночью.",
+        "A margay is a small wild cat. It lives in the forests of Central and South America, where it spends most of its \
+         life in the trees. Its ankles turn by 180 degrees, so that it climbs down head first like a squirrel. It hunts \
+         at night: rodents, birds, eggs, lizards and tree frogs. In 2005 researchers heard one imitate the call of a \
+         young tamarin to lure its parents closer; the attempt failed, but nobody had seen a cat of the Americas do \
+         that before. It needs undisturbed forest, and therefore it is rare:",
+    ];
+    texts.map(str::to_owned).into()
+}

@@ -1,0 +1,154 @@
+//! Checkpoints that Hugging Face transformers wrote: the trainer and the exported graph compute what transformers does,
+//! conversations become the same ids, and quantized weights are what they are said to be.
+#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use margay::device::library::Locate;
+use margay::{Bundle, DeviceOptions, Engine, Message};
+use margay_exporter::{Error, ErrorKind, Export, ExportOptions, WeightFormat, export_as, verify_checkpoint};
+use margay_trainer::{Checkpoint, Device, argmax};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+const FAMILIES: [&str; 4] = ["llama3", "llama-bias", "qwen2", "qwen3"];
+
+/// What transformers computes.
+#[derive(Deserialize)]
+struct Golden {
+    parameters: u64,
+    ids: Vec<u32>,
+    /// By position.
+    logits: BTreeMap<usize, Vec<f32>>,
+    /// Continuation of the first 16 ids.
+    greedy: Vec<u32>,
+    messages: Vec<Message>,
+    prompt: Vec<u32>,
+    stop_tokens: Vec<u32>,
+}
+
+fn folder(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(family)
+}
+
+fn golden(family: &str) -> Golden {
+    serde_json::from_slice(&fs::read(folder(family).join("golden.json")).unwrap()).unwrap()
+}
+
+fn export(family: &str, out: &Path, format: WeightFormat) -> Result<Export, Error> {
+    Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap().initialise().unwrap();
+    let options = ExportOptions {
+        name: family.into(),
+        licence: "CC0-1.0".into(),
+        provenance: BTreeMap::new(),
+        golden_prompts: ["what is the name of the cat", "Überall 1234 Katzen!"].map(String::from).into(),
+    };
+    export_as(&Checkpoint::open(&folder(family)).unwrap(), out, &options, format, &mut |_| ())
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn the_trainer_computes_what_transformers_does() {
+    for family in FAMILIES {
+        let (checkpoint, golden) = (Checkpoint::open(&folder(family)).unwrap(), golden(family));
+        assert_eq!(checkpoint.architecture().parameters(), golden.parameters, "{family}");
+        let model = checkpoint.model(&Device::flex()).unwrap();
+        let logits = model.logits(&golden.ids);
+        for (position, expected) in &golden.logits {
+            let difference = difference(&logits[*position], expected);
+            assert!(difference < 2e-5, "{family} at {position}: {difference}");
+        }
+        let mut ids = golden.ids[..16].to_vec();
+        for _ in &golden.greedy {
+            ids.push(argmax(model.logits(&ids).last().unwrap()));
+        }
+        assert_eq!(ids[16..], golden.greedy, "{family}");
+    }
+}
+
+#[test]
+fn the_graph_computes_what_transformers_does() {
+    let out = tempfile::tempdir().unwrap();
+    for family in FAMILIES {
+        let golden = golden(family);
+        let bundle = export(family, &out.path().join(family), WeightFormat::F32).unwrap().bundle;
+        let engine = Engine::load(&bundle, DeviceOptions::default()).unwrap();
+        let logits = engine.decode_logits(&golden.ids).unwrap();
+        for (position, expected) in &golden.logits {
+            let at_once = engine.logits(&golden.ids[..=*position]).unwrap();
+            let difference = difference(&logits[*position], expected).max(difference(&at_once, expected));
+            assert!(difference < 2e-5, "{family} at {position}: {difference}");
+        }
+        let mut ids = golden.ids[..16].to_vec();
+        for _ in &golden.greedy {
+            ids.push(argmax(&engine.logits(&ids).unwrap()));
+        }
+        assert_eq!(ids[16..], golden.greedy, "{family}");
+        assert_eq!(engine.encode_prompt(&golden.messages).unwrap(), golden.prompt, "{family}");
+        assert_eq!(bundle.manifest().prompt.stop_tokens, golden.stop_tokens, "{family}");
+    }
+}
+
+/// The graph against the trainer with the very weights that are stored, so layout and zero points are right; and against
+/// the checkpoint, where more bits must cost less.
+#[test]
+fn quantized_graphs_compute_what_their_weights_say() {
+    let out = tempfile::tempdir().unwrap();
+    for family in FAMILIES {
+        let mut last = 0.0;
+        for format in [WeightFormat::Int8, WeightFormat::Int4] {
+            let path = out.path().join(format!("{family}-{format}"));
+            let Export { bundle, verification, quantization, .. } = export(family, &path, format).unwrap();
+            let cost = quantization.unwrap();
+            assert!(verification.mean_kl < 2e-3, "{family} {format}: {verification}");
+            assert!(cost.mean_kl > last && cost.mean_kl < 0.2, "{family} {format}: {cost}");
+            last = cost.mean_kl;
+            assert_eq!(bundle.manifest().model.quantization, format.to_string());
+            let texts = ["the cat".to_owned()];
+            verify_checkpoint(&bundle, &Checkpoint::open(&folder(family)).unwrap(), &texts).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_bundle_of_another_checkpoint_is_a_mismatch() {
+    let out = tempfile::tempdir().unwrap();
+    let texts = ["the cat".to_owned()];
+    for format in [WeightFormat::F32, WeightFormat::Int4] {
+        let bundle = export("llama3", &out.path().join("bundle"), format).unwrap().bundle;
+        let other = Checkpoint::open(&folder("qwen2")).unwrap();
+        assert_eq!(verify_checkpoint(&bundle, &other, &texts).unwrap_err().kind(), ErrorKind::Mismatch);
+    }
+}
+
+#[test]
+fn what_is_no_bundle_is_not_replaced() {
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("diary.txt"), "mine").unwrap();
+    assert_eq!(export("llama3", out.path(), WeightFormat::F32).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(fs::read_to_string(out.path().join("diary.txt")).unwrap(), "mine");
+    let bundle = out.path().join("bundle");
+    for _ in 0..2 {
+        export("llama3", &bundle, WeightFormat::F32).unwrap();
+    }
+    assert!(Bundle::open(&bundle).is_ok());
+}
+
+#[test]
+fn a_checkpoint_with_more_than_its_configuration_says_is_refused() {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(folder("qwen3")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let path = copy.path().join("config.json");
+    let llama = fs::read_to_string(&path).unwrap().replace("\"qwen3\"", "\"llama\"");
+    fs::write(&path, llama).unwrap();
+    let error = Checkpoint::open(copy.path()).unwrap().model(&Device::flex()).unwrap_err();
+    assert!(error.to_string().contains("model.layers.0.self_attn.k_norm.weight"), "{error}");
+}

@@ -57,6 +57,14 @@ fn a_place_that_cannot_be_written_is_named() {
 }
 
 #[test]
+fn objectives_that_cannot_be_compared_are_refused_before_anything_is_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    assert_refused(&demo(&["--objectives", "xent,cat-xent,xent"], &out), "xent stands there twice", &out);
+    assert_refused(&demo(&["--objectives", "xent,gatekeeper"], &out), "gatekeeper", &out);
+}
+
+#[test]
 fn an_objective_that_is_none_is_a_mistake_of_the_command_line() {
     let output = demo(&["--objectives", "xent,cat-entropy"], Path::new("unused"));
     let message = String::from_utf8_lossy(&output.stderr);

@@ -1,4 +1,31 @@
 //! From a checkpoint to an ONNX graph and a bundle, and the proof that they agree.
+//!
+//! ```no_run
+//! use margay_exporter::{ExportOptions, WeightFormat, export_as};
+//! use margay_trainer::Checkpoint;
+//!
+//! let checkpoint = Checkpoint::open("SmolLM2-135M-Instruct".as_ref())?;
+//! let options = ExportOptions {
+//!     name: "smollm2".into(),
+//!     licence: "Apache-2.0".into(),
+//!     provenance: Default::default(),
+//!     golden_prompts: vec!["What is the capital of France?".into()],
+//! };
+//! margay::device::library::Locate::from_environment().find()?.initialise()?;
+//! let exported = export_as(&checkpoint, "smollm2.bundle".as_ref(), &options, WeightFormat::Int8, &mut |_| {})?;
+//! println!("{}", exported.verification);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! ```text
+//! Checkpoint -> decoder graph + external data -+-> staging folder -> Bundle -> verify against the trainer -> in place
+//!               (f32, int8 or int4 weights)    |
+//!               tokenizer, template, canary ---+
+//! ```
+//!
+//! [`export`] writes floats, [`export_as`] any [`WeightFormat`]; [`verify`] and [`verify_checkpoint`] hold a bundle against
+//! the model it came from; [`write_policy`] puts a calibrated policy into a bundle.
+
 #![forbid(unsafe_code)]
 
 mod bundle;

@@ -59,9 +59,7 @@ const RULE: Rule = Rule::ChowAverage;
 pub fn demo(args: &DemoArgs, console: &mut Console) -> Result<Summary> {
     let started = Instant::now();
     let recipe = if args.quick { Recipe::quick(args.seed) } else { Recipe::full(args.seed) };
-    if args.objectives.is_empty() {
-        return Err(Error::Usage("--objectives: name at least one".into()));
-    }
+    check_objectives(&args.objectives)?;
     let out = &args.out;
     fs::create_dir_all(out).map_err(|e| Error::io("make the folder", out, e))?;
     results::clear(out)?;
@@ -157,6 +155,22 @@ pub fn demo(args: &DemoArgs, console: &mut Console) -> Result<Summary> {
     }
     console.line(format!("\nDone in {:.0} s.", started.elapsed().as_secs_f64()))?;
     Ok(summary)
+}
+
+/// Refuses, before anything is trained, objectives that cannot be compared here.
+fn check_objectives(objectives: &[Objective]) -> Result<()> {
+    let refuse = |why: String| Err(Error::Usage(format!("--objectives: {why}")));
+    for (index, objective) in objectives.iter().enumerate() {
+        if *objective == Objective::Gatekeeper {
+            return refuse(
+                "gatekeeper fine-tunes a model that can already answer; here all are trained from scratch".into(),
+            );
+        }
+        if objectives[..index].contains(objective) {
+            return refuse(format!("{objective} stands there twice"));
+        }
+    }
+    if objectives.is_empty() { refuse("name at least one".into()) } else { Ok(()) }
 }
 
 /// Finds ONNX Runtime, or fetches it, before minutes go into training.

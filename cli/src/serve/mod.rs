@@ -1,4 +1,4 @@
-//! An OpenAI-compatible server on loopback, over TLS: what `margay serve` runs and what the demo calls the cloud.
+//! An OpenAI-compatible server on loopback, over TLS: what the demonstration calls the cloud.
 //!
 //! It serves any [`LargeModel`]: an [`Engine`](margay::Engine) through [`OnDevice`], or another cloud.
 //! Answers come whole; streaming is refused.

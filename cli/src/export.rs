@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use clap::Args;
 use margay::Bundle;
-use margay::device::library::Locate;
 use margay_exporter::{Export, ExportOptions, Progress, Verification, WeightFormat, export_as, verify_checkpoint};
 use margay_trainer::Checkpoint;
 
 use crate::console::{Bar, Console};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::library;
 
 /// What `margay export` is told.
 #[derive(Debug, Clone, Args)]
@@ -51,7 +51,7 @@ pub struct VerifyArgs {
 pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    prepare(console)?;
+    library::prepare(console, "")?;
     let architecture = checkpoint.architecture();
     let parameters = architecture.parameters();
     console.line(format!(
@@ -111,19 +111,10 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
 pub fn verify(args: &VerifyArgs, console: &mut Console) -> Result<Verification> {
     let bundle = Bundle::open(&args.bundle)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    prepare(console)?;
+    library::prepare(console, "")?;
     let verification = verify_checkpoint(&bundle, &checkpoint, &golden_prompts())?;
     console.line(verified(&bundle.manifest().model.quantization, &verification))?;
     Ok(verification)
-}
-
-/// Finds ONNX Runtime.
-fn prepare(console: &mut Console) -> Result<()> {
-    let library = Locate::from_environment().find_or_fetch(&mut |progress| {
-        // A line that cannot be printed will fail again, with an error, at the next step.
-        let _unprinted = console.line(format!("{progress}"));
-    })?;
-    library.initialise().map_err(Error::from)
 }
 
 fn verified(weights: impl std::fmt::Display, verification: &Verification) -> String {

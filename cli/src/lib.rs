@@ -8,6 +8,7 @@ pub mod demo;
 mod error;
 pub mod evaluate;
 pub mod export;
+mod library;
 pub mod serve;
 
 use std::process::ExitCode;

@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use margay::device::library::Locate;
 use margay::policy::Rule;
 use margay_evaluation::summary::Summary;
 use margay_exporter::{ExportOptions, export};
@@ -23,6 +22,7 @@ use margay_trainer::Objective;
 
 use crate::console::Console;
 use crate::error::{Error, Result};
+use crate::library;
 use data::Data;
 use models::{Trained, Workshop};
 use run::Cloud;
@@ -68,7 +68,8 @@ pub fn demo(args: &DemoArgs, console: &mut Console) -> Result<Summary> {
     let mut step = Steps { console, number: 0, since: Instant::now() };
 
     let data = Data::load(args.data.as_deref(), out, &recipe)?;
-    prepare_runtime(step.console)?;
+    // Before minutes go into training.
+    library::prepare(step.console, "   library      ")?;
     let workshop = Workshop::new(&recipe, &data)?;
     let (prompts, targets) = workshop.tokens();
     step.done(
@@ -171,17 +172,6 @@ fn check_objectives(objectives: &[Objective]) -> Result<()> {
         }
     }
     if objectives.is_empty() { refuse("name at least one".into()) } else { Ok(()) }
-}
-
-/// Finds ONNX Runtime, or fetches it, before minutes go into training.
-fn prepare_runtime(console: &mut Console) -> Result<()> {
-    let mut unprinted = Ok(());
-    let library = Locate::from_environment().find_or_fetch(&mut |progress| {
-        let printed = console.line(format!("   {:<12} {progress}", "library"));
-        unprinted = std::mem::replace(&mut unprinted, Ok(())).and(printed);
-    })?;
-    unprinted?;
-    Ok(library.initialise()?)
 }
 
 /// How many prompts the export is held against.

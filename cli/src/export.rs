@@ -47,7 +47,7 @@ pub struct VerifyArgs {
 /// Exports a checkpoint.
 ///
 /// # Errors
-/// [`Error`] naming the file or field; the bundle appears whole and verified or not at all.
+/// [`crate::Error`] naming the file or field; the bundle appears whole and verified or not at all.
 pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
@@ -107,7 +107,7 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
 /// Holds a bundle against its checkpoint.
 ///
 /// # Errors
-/// [`Error`] when either cannot be read or they do not compute the same.
+/// [`crate::Error`] when either cannot be read or they do not compute the same.
 pub fn verify(args: &VerifyArgs, console: &mut Console) -> Result<Verification> {
     let bundle = Bundle::open(&args.bundle)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;

@@ -3,11 +3,15 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod bench;
+pub mod chat;
 pub mod console;
 pub mod demo;
+pub mod device;
 mod error;
 pub mod evaluate;
 pub mod export;
+pub mod generate;
 mod library;
 pub mod serve;
 
@@ -39,6 +43,14 @@ enum Command {
     Export(export::ExportArgs),
     /// Hold a bundle against the checkpoint it was exported from
     Verify(export::VerifyArgs),
+    /// Answer one prompt, or choose among given answers
+    Generate(Box<generate::GenerateArgs>),
+    /// Talk to a bundle, with its confidence after every answer
+    Chat(Box<chat::ChatArgs>),
+    /// List execution providers, and what a bundle really runs on
+    Devices(device::DevicesArgs),
+    /// Measure how fast a bundle reads and writes
+    Bench(bench::BenchArgs),
 }
 
 /// Runs what the command line says. Exit code 0 on success, 1 on failure, 2 for a command line that makes no sense.
@@ -52,6 +64,10 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
         Command::Export(args) => export::export(&args, &mut console).map(drop),
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
+        Command::Generate(args) => generate::generate(&args, &mut console),
+        Command::Chat(args) => chat::chat(&args, &mut std::io::stdin().lock(), &mut console),
+        Command::Devices(args) => device::devices(&args, &mut console).map(drop),
+        Command::Bench(args) => bench::bench(&args, &mut console).map(drop),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -76,7 +76,7 @@ pub fn library() -> Library {
 }
 
 pub fn engine_of(folder: &Path) -> Engine {
-    let options = DeviceOptions { threads: Some(1), library: Some(library()) };
+    let options = DeviceOptions { threads: Some(1), library: Some(library()), ..DeviceOptions::default() };
     Engine::load(&Bundle::open(folder).unwrap(), options).unwrap()
 }
 

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod authority;
 pub mod bench;
 pub mod chat;
+pub mod config;
 pub mod console;
 pub mod demo;
 pub mod device;
@@ -51,6 +53,10 @@ enum Command {
     Devices(device::DevicesArgs),
     /// Measure how fast a bundle reads and writes
     Bench(bench::BenchArgs),
+    /// Check a margay.toml, or print an example of one
+    Config(config::ConfigArgs),
+    /// Say what left the device, by its audit file
+    Audit(audit::AuditArgs),
 }
 
 /// Runs what the command line says. Exit code 0 on success, 1 on failure, 2 for a command line that makes no sense.
@@ -68,6 +74,8 @@ pub fn main() -> ExitCode {
         Command::Chat(args) => chat::chat(&args, &mut std::io::stdin().lock(), &mut console),
         Command::Devices(args) => device::devices(&args, &mut console).map(drop),
         Command::Bench(args) => bench::bench(&args, &mut console).map(drop),
+        Command::Config(args) => config::config(&args, &mut console),
+        Command::Audit(args) => audit::audit(&args, &mut console),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

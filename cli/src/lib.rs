@@ -4,7 +4,6 @@
 
 pub mod audit;
 pub mod authority;
-pub mod bench;
 pub mod chat;
 pub mod config;
 pub mod console;
@@ -51,8 +50,6 @@ enum Command {
     Chat(Box<chat::ChatArgs>),
     /// List execution providers, and what a bundle really runs on
     Devices(device::DevicesArgs),
-    /// Measure how fast a bundle reads and writes
-    Bench(bench::BenchArgs),
     /// Check a margay.toml, or print an example of one
     Config(config::ConfigArgs),
     /// Say what left the device, by its audit file
@@ -73,7 +70,6 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::generate(&args, &mut console),
         Command::Chat(args) => chat::chat(&args, &mut std::io::stdin().lock(), &mut console),
         Command::Devices(args) => device::devices(&args, &mut console).map(drop),
-        Command::Bench(args) => bench::bench(&args, &mut console).map(drop),
         Command::Config(args) => config::config(&args, &mut console),
         Command::Audit(args) => audit::audit(&args, &mut console),
     };

@@ -8,11 +8,16 @@ use std::sync::mpsc;
 use std::thread;
 
 use common::{fixtures, library};
-use margay::{Bundle, Cancel, DeviceOptions, Engine, ErrorKind, Finish, Request};
+use margay::{Bundle, Cancel, DeviceOptions, Engine, ErrorKind, Finish, GenerateOptions, Request};
 
 fn engine(queue: usize) -> Engine {
     let options = DeviceOptions { threads: Some(1), library: Some(library()), queue, ..DeviceOptions::default() };
     Engine::load(&Bundle::open(fixtures().join("toy")).unwrap(), options).unwrap()
+}
+
+fn request() -> Request {
+    let options = GenerateOptions { ignore_stop_tokens: true, ..GenerateOptions::default() };
+    Request::user("hello").max_tokens(2).options(options)
 }
 
 fn until_waiting(engine: &Engine, count: usize) {
@@ -24,7 +29,7 @@ fn until_waiting(engine: &Engine, count: usize) {
 #[test]
 fn a_full_queue_is_an_error_and_turns_come_in_order() {
     let engine = engine(2);
-    let request = Request::user("hello").max_tokens(2);
+    let request = request();
     let (entered, at_work) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let (done, order) = mpsc::channel();
@@ -47,10 +52,7 @@ fn a_full_queue_is_an_error_and_turns_come_in_order() {
             let done = done.clone();
             scope.spawn(move || {
                 // Sent within the turn, so in the order of turns.
-                let generation = engine.generate(request, None, &mut |token| {
-                    if token.is_stop {
-                        return ControlFlow::Continue(());
-                    }
+                let generation = engine.generate(request, None, &mut |_| {
                     done.send(number).unwrap();
                     ControlFlow::Break(())
                 });
@@ -71,7 +73,7 @@ fn a_full_queue_is_an_error_and_turns_come_in_order() {
 #[test]
 fn who_cancels_leaves_the_queue_at_once() {
     let engine = engine(2);
-    let request = Request::user("hello").max_tokens(2);
+    let request = request();
     let (entered, at_work) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     thread::scope(|scope| {

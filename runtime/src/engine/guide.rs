@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory, token_bytes_from_tokenizer_json};
+use serde_json::{Value, json};
 use toktrie::{ApproximateTokEnv, SimpleVob, TokRxInfo, TokTrie};
 
 use super::options::Constraint;
@@ -39,7 +40,7 @@ impl Guides {
             Error::new(ErrorKind::Bundle, message)
         })?;
         let grammar = match constraint {
-            Constraint::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
+            Constraint::JsonSchema(schema) => TopLevelGrammar::from_json_schema(compact(schema)),
             Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
         };
         let matcher = Matcher::new(factory.create_parser(grammar));
@@ -70,6 +71,16 @@ impl Guides {
         factory.quiet().limits_mut().verbose_errors = false;
         Ok(factory)
     }
+}
+
+/// The schema for documents without white space between their parts, unless it says itself what it wants: a small model that may
+/// write blanks writes many.
+fn compact(schema: &Value) -> Value {
+    let mut schema = if schema == &Value::Bool(true) { json!({}) } else { schema.clone() };
+    if let Some(object) = schema.as_object_mut() {
+        object.entry("x-guidance").or_insert_with(|| json!({"whitespace_flexible": false}));
+    }
+    schema
 }
 
 impl std::fmt::Debug for Guides {

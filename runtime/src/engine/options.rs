@@ -87,7 +87,7 @@ pub enum Overflow {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Constraint {
-    /// A JSON document that this JSON schema accepts; `true` accepts any.
+    /// A JSON document that this JSON schema accepts, without white space between its parts; `true` accepts any.
     JsonSchema(serde_json::Value),
     /// A text that this regular expression matches from beginning to end.
     Regex(String),

@@ -39,8 +39,9 @@ impl PrefixCache {
         };
         // The last token is computed anew, for its logits.
         let most = prompt.len().saturating_sub(1);
-        let live = common(decoder.tokens(), prompt).min(most);
-        if self.shared > live {
+        let alike = common(decoder.tokens(), prompt);
+        let live = alike.min(most);
+        if self.shared > alike {
             self.set_aside(decoder.save(self.shared)?, limit);
             self.shared = 0;
         }

@@ -218,7 +218,7 @@ impl Walk<'_> {
                 continue;
             }
             self.request.check()?;
-            sequence.truncate(self.prompt + depth);
+            sequence.truncate(self.prompt + depth)?;
             // The prompt and the longest answer fit, so nothing is ever forgotten.
             let appended = sequence.append(token, Overflow::Error, &mut 0, self.interrupt.run());
             let logits = appended.map_err(|error| self.interrupted(error))?;

@@ -23,6 +23,7 @@ mod prefix;
 mod prompt;
 mod queue;
 mod sampling;
+mod scoring;
 mod sequence;
 mod session;
 mod stop;
@@ -249,7 +250,7 @@ impl Memory {
 /// Decodes the canary greedily and returns the largest difference from its logits.
 fn check_canary(decoder: &mut Decoder, canary: &Canary) -> Result<f32> {
     let never = Interrupt::never()?;
-    decoder.truncate(0);
+    decoder.truncate(0)?;
     decoder.reserve(canary.prompt.len() + canary.continuation.len())?;
     let mut logits = decoder.append(&canary.prompt, never.run())?;
     let error = largest_difference(logits, &canary.logits);

@@ -34,7 +34,7 @@ impl PrefixCache {
     /// length.
     pub(super) fn resume(&mut self, decoder: &mut Decoder, prompt: &[u32]) -> Result<usize> {
         let Some(limit) = self.limit else {
-            decoder.truncate(0);
+            decoder.truncate(0)?;
             return Ok(0);
         };
         // The last token is computed anew, for its logits.
@@ -56,7 +56,7 @@ impl PrefixCache {
                 length
             }
             None => {
-                decoder.truncate(live);
+                decoder.truncate(live)?;
                 live
             }
         };

@@ -19,11 +19,21 @@ impl Sequence {
         Self { decoder, prefixes, context }
     }
 
+    /// Forgets everything and makes room for `tokens` tokens.
+    pub(super) fn begin(&mut self, tokens: usize) -> Result<()> {
+        self.decoder.truncate(0)?;
+        self.decoder.reserve(tokens)
+    }
+
     /// Forgets everything and reads `ids`, computed in one call; room is made for `more` tokens after them.
     pub(super) fn read(&mut self, ids: &[u32], more: usize, run: &RunOptions) -> Result<&[f32]> {
-        self.decoder.truncate(0);
-        self.decoder.reserve(ids.len() + more)?;
+        self.begin(ids.len() + more)?;
         self.decoder.append(ids, run)
+    }
+
+    /// Appends `ids` and returns the log-probability of each of `targets`, as [`Decoder::score`] does.
+    pub(super) fn score(&mut self, ids: &[u32], targets: &[u32], run: &RunOptions) -> Result<Vec<f32>> {
+        self.decoder.score(ids, targets, run)
     }
 
     /// Begins a sequence with `prompt`, of which the known beginning is not computed again; returns that beginning's length.
@@ -59,13 +69,13 @@ impl Sequence {
         *forgotten += length - window.len();
         window.push(id);
         let keep = kept(overflow);
-        self.decoder.truncate(keep);
+        self.decoder.truncate(keep)?;
         self.decoder.append(&window[keep..], run)
     }
 
     /// Cuts the sequence back to its first `length` tokens.
-    pub(super) fn truncate(&mut self, length: usize) {
-        self.decoder.truncate(length);
+    pub(super) fn truncate(&mut self, length: usize) -> Result<()> {
+        self.decoder.truncate(length)
     }
 }
 

@@ -1,38 +1,54 @@
 //! One sequence on ONNX Runtime: the session, its inputs and outputs, and the key-value cache.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use ort::memory::Allocator;
-use ort::session::{IoBinding, RunOptions, Session};
-use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
+use ort::session::{IoBinding, RunOptions, Session, SessionInputValue};
+use ort::value::{DynValue, Outlet, Tensor, TensorElementType, ValueType};
 
-use crate::bundle::manifest::Model;
+use crate::bundle::manifest::{Model, Operators};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Key-value buffers grow in steps of this many tokens, so that most requests find them large enough.
 const CAPACITY_STEP: usize = 256;
 
 /// A decoder with the cache of one sequence.
-///
-/// `past_key_values.*` and `present.*` are bound to the same buffer, which GroupQueryAttention then extends in
-/// place instead of copying. The attention mask's length says how much of the buffer is in use, so a sequence is cut back by
-/// forgetting its last tokens: what lies behind them is not read and overwritten by what comes next.
 pub(super) struct Decoder {
     session: Session,
     dimensions: Dimensions,
-    binding: IoBinding,
+    cache: Cache,
+    /// After the last position, `[1, 1, vocabulary]`.
     logits: Tensor<f32>,
-    /// The bound key-value buffers, `[1, heads, capacity, head size]` each: of every layer the keys, then the values.
-    cache: Vec<Tensor<f32>>,
-    /// Tokens that the buffers can hold.
+    /// Tokens that the cache has room for.
     capacity: usize,
-    /// Tokens that they do hold.
+    /// Tokens that it holds.
     tokens: Vec<u32>,
+    /// Most bytes that the cache may take.
+    cache_limit: u64,
+}
+
+/// Where key-values are between two steps: of every layer the keys, then the values.
+enum Cache {
+    /// `past_key_values.*` and `present.*` are bound to the same buffer, which GroupQueryAttention then extends in place
+    /// instead of copying. The attention mask's length says how much of the buffer is in use, so a sequence is cut back by
+    /// forgetting its last tokens: what lies behind them is not read, and overwritten by what comes next.
+    Shared(Box<Bound>),
+    /// What the last step gave as `present.*`, each `[1, heads, tokens, head size]`.
+    Grown(Vec<DynValue>),
+}
+
+struct Bound {
+    binding: IoBinding,
+    /// `[1, heads, capacity, head size]` each.
+    buffers: Vec<Tensor<f32>>,
     /// `input_ids` of a single token, and whether it is what is bound.
     token: Tensor<i64>,
     token_bound: bool,
-    /// Most bytes that the buffers may take.
-    cache_limit: u64,
+    /// No targets and what is said of them, and whether that is what is bound.
+    no_targets: Tensor<i64>,
+    no_scores: Tensor<f32>,
+    no_targets_bound: bool,
 }
 
 struct Dimensions {
@@ -41,17 +57,18 @@ struct Dimensions {
     layers: usize,
     key_value_heads: usize,
     head_size: usize,
+    scoring: bool,
 }
 
 /// The keys and values of the first tokens of a sequence, set aside.
 pub(super) struct Snapshot {
     tokens: Vec<u32>,
-    /// As the buffers have them, without the room behind.
+    /// As the cache has them, without the room behind.
     values: Vec<f32>,
 }
 
 impl Decoder {
-    /// Prepares `session` for a first sequence. Its key-value buffers never take more than `cache_limit` bytes.
+    /// Prepares `session` for a first sequence, whose cache never takes more than `cache_limit` bytes.
     pub(super) fn new(session: Session, model: &Model, cache_limit: u64) -> Result<Self> {
         let dimensions = Dimensions {
             vocabulary: model.vocabulary_size,
@@ -59,24 +76,15 @@ impl Decoder {
             layers: model.layers,
             key_value_heads: model.key_value_heads,
             head_size: model.head_size,
+            scoring: model.scoring,
         };
         dimensions.check(&session)?;
-        let binding = session.create_binding().map_err(inference)?;
-        let allocator = Allocator::default();
-        let logits = Tensor::new(&allocator, [1, 1, dimensions.vocabulary]).map_err(inference)?;
-        let token = Tensor::new(&allocator, [1_usize, 1]).map_err(inference)?;
-        let mut decoder = Self {
-            session,
-            dimensions,
-            binding,
-            logits,
-            cache: Vec::new(),
-            capacity: 0,
-            tokens: Vec::new(),
-            token,
-            token_bound: false,
-            cache_limit,
+        let cache = match model.operators {
+            Operators::Fused => Cache::Shared(Box::new(Bound::new(session.create_binding().map_err(inference)?)?)),
+            Operators::Standard => Cache::Grown(dimensions.empty()?),
         };
+        let logits = Tensor::new(&Allocator::default(), [1, 1, dimensions.vocabulary]).map_err(inference)?;
+        let mut decoder = Self { session, dimensions, cache, logits, capacity: 0, tokens: Vec::new(), cache_limit };
         decoder.reserve(CAPACITY_STEP.min(decoder.dimensions.context))?;
         Ok(decoder)
     }
@@ -92,8 +100,16 @@ impl Decoder {
     }
 
     /// Cuts the sequence back to its first `length` tokens.
-    pub(super) fn truncate(&mut self, length: usize) {
+    pub(super) fn truncate(&mut self, length: usize) -> Result<()> {
+        if length >= self.tokens.len() {
+            return Ok(());
+        }
+        if matches!(self.cache, Cache::Grown(_)) {
+            let kept = self.save(length)?;
+            return self.restore(&kept, length);
+        }
         self.tokens.truncate(length);
+        Ok(())
     }
 
     /// Makes room for a sequence of up to `tokens` tokens, with what it has now.
@@ -107,24 +123,15 @@ impl Decoder {
             return Err(Error::new(ErrorKind::Memory, message));
         }
         let capacity = tokens.next_multiple_of(CAPACITY_STEP).min(self.dimensions.context).max(tokens).min(most);
+        if let Cache::Grown(_) = self.cache {
+            self.capacity = capacity;
+            return Ok(());
+        }
         let kept = self.save(self.tokens.len())?;
-        // The old buffers go before the new ones come: never both.
-        self.capacity = 0;
         self.tokens.clear();
-        self.binding.clear();
-        self.token_bound = false;
-        self.cache.clear();
-        // First of all outputs: ort returns them in the order of binding.
-        self.binding.bind_output("logits", &mut self.logits).map_err(inference)?;
-        let allocator = Allocator::default();
-        let shape = [1, self.dimensions.key_value_heads, capacity, self.dimensions.head_size];
-        for layer in 0..self.dimensions.layers {
-            for part in ["key", "value"] {
-                let mut buffer = Tensor::<f32>::new(&allocator, shape).map_err(inference)?;
-                self.binding.bind_input(past(layer, part), &buffer).map_err(inference)?;
-                self.binding.bind_output(present(layer, part), &mut buffer).map_err(inference)?;
-                self.cache.push(buffer);
-            }
+        self.capacity = 0;
+        if let Cache::Shared(bound) = &mut self.cache {
+            bound.bind(&self.dimensions, &mut self.logits, capacity)?;
         }
         self.capacity = capacity;
         self.restore(&kept, kept.tokens.len())
@@ -134,45 +141,88 @@ impl Decoder {
     ///
     /// `run` can end the computation from another thread; the sequence is then as it was.
     pub(super) fn append(&mut self, ids: &[u32], run: &RunOptions) -> Result<&[f32]> {
-        let length = self.tokens.len() + ids.len();
-        if ids.is_empty() || length > self.capacity {
-            let (new, held) = (ids.len(), self.tokens.len());
-            let message = format!("{new} tokens do not fit a cache for {} that holds {held}", self.capacity);
+        self.step(ids, &[], run)?;
+        let (_, logits) = self.logits.try_extract_tensor::<f32>().map_err(inference)?;
+        Ok(logits)
+    }
+
+    /// Appends `ids` and returns the log-probability, in nats, of each target: of the last one after the last of the ids, of
+    /// the one before after the id before, and so on.
+    ///
+    /// Only for a graph that scores. Logits of as many positions as there are targets exist at once inside of it.
+    pub(super) fn score(&mut self, ids: &[u32], targets: &[u32], run: &RunOptions) -> Result<Vec<f32>> {
+        let Some(scores) = self.step(ids, targets, run)? else { return Ok(Vec::new()) };
+        let (_, scores) = scores.try_extract_tensor::<f32>().map_err(inference)?;
+        Ok(scores.to_vec())
+    }
+
+    /// One run of the graph. Returns what it says of the targets, if there are any.
+    fn step(&mut self, ids: &[u32], targets: &[u32], run: &RunOptions) -> Result<Option<Tensor<f32>>> {
+        let (held, length) = (self.tokens.len(), self.tokens.len() + ids.len());
+        if ids.is_empty() || length > self.capacity || targets.len() > ids.len() {
+            let message = format!("{} tokens do not fit a cache for {} that holds {held}", ids.len(), self.capacity);
             return Err(Error::new(ErrorKind::Inference, message));
         }
-        if let Some(id) = ids.iter().find(|id| **id as usize >= self.dimensions.vocabulary) {
+        if let Some(id) = ids.iter().chain(targets).find(|id| **id as usize >= self.dimensions.vocabulary) {
             let message = format!("id {id} is outside the vocabulary of {}", self.dimensions.vocabulary);
             return Err(Error::new(ErrorKind::InvalidRequest, message));
         }
-        if let [id] = ids {
-            let (_, token) = self.token.try_extract_tensor_mut::<i64>().map_err(inference)?;
-            token[0] = i64::from(*id);
-            if !self.token_bound {
-                self.binding.bind_input("input_ids", &self.token).map_err(inference)?;
-                self.token_bound = true;
-            }
-        } else {
-            let input_ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-            let input_ids = Tensor::from_array(([1, ids.len()], input_ids)).map_err(inference)?;
-            self.binding.bind_input("input_ids", &input_ids).map_err(inference)?;
-            self.token_bound = false;
-        }
         let mask = Tensor::from_array(([1, length], vec![1_i64; length])).map_err(inference)?;
-        self.binding.bind_input("attention_mask", &mask).map_err(inference)?;
-        self.session.run_binding_with_options(&self.binding, run).map_err(inference)?;
+        let mut scores = None;
+        match &mut self.cache {
+            Cache::Shared(bound) => {
+                bound.bind_ids(ids)?;
+                bound.binding.bind_input("attention_mask", &mask).map_err(inference)?;
+                if self.dimensions.scoring {
+                    scores = bound.bind_targets(targets)?;
+                }
+                self.session.run_binding_with_options(&bound.binding, run).map_err(inference)?;
+            }
+            Cache::Grown(past) => {
+                let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> =
+                    vec![("input_ids".into(), row(ids)?.into()), ("attention_mask".into(), mask.into())];
+                if self.dimensions.scoring {
+                    inputs.push(("targets".into(), row(targets)?.into()));
+                }
+                let names = self.dimensions.caches(past_name);
+                inputs.extend(names.zip(past.iter()).map(|(name, value)| (name.into(), value.into())));
+                let mut outputs = self.session.run_with_options(inputs, run).map_err(inference)?;
+                let mut take = |name: &str| {
+                    let missing = || Error::new(ErrorKind::Inference, format!("ONNX Runtime gave no {name}"));
+                    outputs.remove(name).ok_or_else(missing)
+                };
+                self.logits = take("logits")?.downcast().map_err(inference)?;
+                if self.dimensions.scoring {
+                    scores = Some(take("log_probabilities")?.downcast().map_err(inference)?);
+                }
+                for (name, value) in self.dimensions.caches(present_name).zip(past) {
+                    *value = take(&name)?;
+                }
+            }
+        }
         self.tokens.extend_from_slice(ids);
-        let (_, logits) = self.logits.try_extract_tensor::<f32>().map_err(inference)?;
-        Ok(logits)
+        Ok(scores)
     }
 
     /// Sets the keys and values of the first `length` tokens aside.
     pub(super) fn save(&self, length: usize) -> Result<Snapshot> {
         let tokens = self.tokens[..length.min(self.tokens.len())].to_vec();
         let mut values = Vec::with_capacity(self.dimensions.values_per_token() * tokens.len());
-        for buffer in &self.cache {
-            let (_, buffer) = buffer.try_extract_tensor::<f32>().map_err(inference)?;
-            for rows in self.dimensions.rows(self.capacity, tokens.len()) {
+        let mut copy = |buffer: &[f32], room: usize| {
+            for rows in self.dimensions.rows(room, tokens.len()) {
                 values.extend_from_slice(&buffer[rows]);
+            }
+        };
+        match &self.cache {
+            Cache::Shared(bound) => {
+                for buffer in &bound.buffers {
+                    copy(buffer.try_extract_tensor::<f32>().map_err(inference)?.1, self.capacity);
+                }
+            }
+            Cache::Grown(past) => {
+                for value in past {
+                    copy(value.try_extract_tensor::<f32>().map_err(inference)?.1, self.tokens.len());
+                }
             }
         }
         Ok(Snapshot { tokens, values })
@@ -183,13 +233,26 @@ impl Decoder {
         let length = length.min(snapshot.tokens.len());
         self.reserve(length)?;
         self.tokens.clear();
-        let saved = snapshot.tokens.len() * self.dimensions.head_size;
-        let mut values = snapshot.values.chunks_exact(saved.max(1));
-        for buffer in &mut self.cache {
-            let (_, buffer) = buffer.try_extract_tensor_mut::<f32>().map_err(inference)?;
-            for (rows, values) in self.dimensions.rows(self.capacity, length).zip(&mut values) {
-                let count = rows.len();
-                buffer[rows].copy_from_slice(&values[..count]);
+        let (heads, size) = (self.dimensions.key_value_heads, self.dimensions.head_size);
+        // Of every head all tokens saved, of which the first `length` are wanted.
+        let saved = snapshot.values.chunks_exact((snapshot.tokens.len() * size).max(1));
+        let mut wanted = saved.map(|values| &values[..length * size]);
+        match &mut self.cache {
+            Cache::Shared(bound) => {
+                for buffer in &mut bound.buffers {
+                    let (_, buffer) = buffer.try_extract_tensor_mut::<f32>().map_err(inference)?;
+                    for (rows, values) in self.dimensions.rows(self.capacity, length).zip(&mut wanted) {
+                        buffer[rows].copy_from_slice(values);
+                    }
+                }
+            }
+            Cache::Grown(past) if length == 0 => *past = self.dimensions.empty()?,
+            Cache::Grown(past) => {
+                for value in past {
+                    let values: Vec<f32> = wanted.by_ref().take(heads).flatten().copied().collect();
+                    let tensor = Tensor::from_array(([1, heads, length, size], values)).map_err(inference)?;
+                    *value = tensor.into_dyn();
+                }
             }
         }
         self.tokens.extend_from_slice(&snapshot.tokens[..length]);
@@ -209,6 +272,77 @@ impl Snapshot {
     }
 }
 
+impl Bound {
+    fn new(binding: IoBinding) -> Result<Self> {
+        let allocator = Allocator::default();
+        Ok(Self {
+            binding,
+            buffers: Vec::new(),
+            token: Tensor::new(&allocator, [1_usize, 1]).map_err(inference)?,
+            token_bound: false,
+            no_targets: Tensor::new(&allocator, [1_usize, 0]).map_err(inference)?,
+            no_scores: Tensor::new(&allocator, [1_usize, 0]).map_err(inference)?,
+            no_targets_bound: false,
+        })
+    }
+
+    /// Binds fresh buffers for `capacity` tokens.
+    fn bind(&mut self, dimensions: &Dimensions, logits: &mut Tensor<f32>, capacity: usize) -> Result<()> {
+        // The old buffers go before the new ones come: never both.
+        self.binding.clear();
+        self.buffers.clear();
+        (self.token_bound, self.no_targets_bound) = (false, false);
+        // First of all outputs: ort returns them in the order of binding.
+        self.binding.bind_output("logits", logits).map_err(inference)?;
+        let shape = [1, dimensions.key_value_heads, capacity, dimensions.head_size];
+        for (past, present) in dimensions.caches(past_name).zip(dimensions.caches(present_name)) {
+            let mut buffer = Tensor::<f32>::new(&Allocator::default(), shape).map_err(inference)?;
+            self.binding.bind_input(past, &buffer).map_err(inference)?;
+            self.binding.bind_output(present, &mut buffer).map_err(inference)?;
+            self.buffers.push(buffer);
+        }
+        Ok(())
+    }
+
+    /// A single token goes into the one tensor that stays bound.
+    fn bind_ids(&mut self, ids: &[u32]) -> Result<()> {
+        let [id] = ids else {
+            self.token_bound = false;
+            return self.binding.bind_input("input_ids", &row(ids)?).map_err(inference);
+        };
+        let (_, token) = self.token.try_extract_tensor_mut::<i64>().map_err(inference)?;
+        token[0] = i64::from(*id);
+        if !self.token_bound {
+            self.binding.bind_input("input_ids", &self.token).map_err(inference)?;
+            self.token_bound = true;
+        }
+        Ok(())
+    }
+
+    /// Returns where the scores of `targets` will be, if there are any.
+    fn bind_targets(&mut self, targets: &[u32]) -> Result<Option<Tensor<f32>>> {
+        if targets.is_empty() {
+            if !self.no_targets_bound {
+                self.binding.bind_input("targets", &self.no_targets).map_err(inference)?;
+                self.binding.bind_output("log_probabilities", &mut self.no_scores).map_err(inference)?;
+                self.no_targets_bound = true;
+            }
+            return Ok(None);
+        }
+        self.no_targets_bound = false;
+        let mut scores = Tensor::new(&Allocator::default(), [1, targets.len()]).map_err(inference)?;
+        self.binding.bind_input("targets", &row(targets)?).map_err(inference)?;
+        self.binding.bind_output("log_probabilities", &mut scores).map_err(inference)?;
+        Ok(Some(scores))
+    }
+}
+
+/// Ids as the graph takes them, `[1, ids]`.
+fn row(ids: &[u32]) -> Result<Tensor<i64>> {
+    let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+    Tensor::from_array(([1, ids.len()], ids)).map_err(inference)
+}
+
 impl Dimensions {
     /// Numbers that the keys and values of one token are.
     fn values_per_token(&self) -> usize {
@@ -219,10 +353,23 @@ impl Dimensions {
         (self.values_per_token() * size_of::<f32>()).max(1) as u64
     }
 
-    /// Where in a buffer for `capacity` tokens the first `length` lie: one range for each head.
-    fn rows(&self, capacity: usize, length: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    /// Where in a tensor with room for `room` tokens the first `length` lie: one range for each head.
+    fn rows(&self, room: usize, length: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let size = self.head_size;
-        (0..self.key_value_heads).map(move |head| head * capacity * size..(head * capacity + length) * size)
+        (0..self.key_value_heads).map(move |head| head * room * size..(head * room + length) * size)
+    }
+
+    /// Key-values of no tokens.
+    fn empty(&self) -> Result<Vec<DynValue>> {
+        let shape = [1, self.key_value_heads, 0, self.head_size];
+        let empty = || Ok(Tensor::<f32>::new(&Allocator::default(), shape).map_err(inference)?.into_dyn());
+        self.caches(past_name).map(|_| empty()).collect()
+    }
+
+    /// Names of all key and value caches, made of layer and part.
+    fn caches(&self, name: fn(usize, &str) -> String) -> impl Iterator<Item = String> + use<> {
+        let layers = self.layers;
+        (0..layers).flat_map(move |layer| ["key", "value"].map(|part| name(layer, part)))
     }
 
     /// Compares the graph's inputs and outputs with what the manifest says.
@@ -230,17 +377,17 @@ impl Dimensions {
         use TensorElementType::{Float32, Int64};
         let (any, vocabulary) = (-1, self.vocabulary as i64);
         let cache = [any, self.key_value_heads as i64, any, self.head_size as i64];
-        let caches = |name: fn(usize, &str) -> String| {
-            (0..self.layers)
-                .flat_map(move |layer| ["key", "value"].map(|part| (name(layer, part), Float32, cache.to_vec())))
-        };
-        let inputs =
-            [("input_ids".to_owned(), Int64, vec![any, any]), ("attention_mask".to_owned(), Int64, vec![any, any])];
+        let caches = |name: fn(usize, &str) -> String| self.caches(name).map(|name| (name, Float32, cache.to_vec()));
+        let row = |name: &str, element| (name.to_owned(), element, vec![any, any]);
+        let inputs = [row("input_ids", Int64), row("attention_mask", Int64)];
         let outputs = [("logits".to_owned(), Float32, vec![any, any, vocabulary])];
-        compare("input", session.inputs(), inputs.into_iter().chain(caches(past)))?;
-        compare("output", session.outputs(), outputs.into_iter().chain(caches(present)))
+        let targets = self.scoring.then(|| row("targets", Int64));
+        let scores = self.scoring.then(|| row("log_probabilities", Float32));
+        compare("input", session.inputs(), inputs.into_iter().chain(targets).chain(caches(past_name)))?;
+        compare("output", session.outputs(), outputs.into_iter().chain(scores).chain(caches(present_name)))
     }
 }
+
 /// Every expected value is there with its type and dimensions (-1 agrees with any), and no other.
 fn compare(
     kind: &str,
@@ -275,11 +422,11 @@ fn compare(
     Ok(())
 }
 
-fn past(layer: usize, part: &str) -> String {
+fn past_name(layer: usize, part: &str) -> String {
     format!("past_key_values.{layer}.{part}")
 }
 
-fn present(layer: usize, part: &str) -> String {
+fn present_name(layer: usize, part: &str) -> String {
     format!("present.{layer}.{part}")
 }
 

@@ -52,5 +52,6 @@ fn a_token_costs_the_same_few_allocations_however_long_the_answer_is() {
     let mean = |counts: &[usize]| counts.iter().sum::<usize>() as f64 / counts.len() as f64;
     let (early, late) = (mean(&per_token[50..150]), mean(&per_token[350..450]));
     assert!(early <= MOST_PER_TOKEN as f64, "{early} allocations per token");
-    assert!((early - late).abs() <= 2.0, "{early} per token at first, {late} later");
+    // Texts differ from token to token; what matters is that it does not grow.
+    assert!(late <= early + 2.0, "{early} per token at first, {late} later");
 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 
-use common::{Expected, engine, fixtures};
+use common::{Expected, engine, engine_of, fixtures};
 use margay::policy::{Policy, Rule, Threshold, Verdict};
 use margay::{Cancel, ChooseOptions, ErrorKind, GenerateOptions, Normalise, Request};
 use serde::Deserialize;
@@ -83,7 +83,9 @@ fn likelihoods_are_those_of_transformers_however_they_are_normalised() {
 fn common_beginnings_are_computed_once_and_the_prompt_for_all() {
     let case = &cases()[0];
     let request = Request::user(&case.prompt);
-    let choose = || engine().choose(&request, &texts(case), &ChooseOptions::default(), None).unwrap();
+    // An engine of its own: nobody else's prompts come between.
+    let engine = engine_of(&fixtures().join("toy"));
+    let choose = || engine.choose(&request, &texts(case), &ChooseOptions::default(), None).unwrap();
     let first = choose();
     // Every proper beginning of an answer is a node of the tree: each is computed once, and no leaf is.
     let mut beginnings: Vec<&[u32]> =
@@ -98,7 +100,7 @@ fn common_beginnings_are_computed_once_and_the_prompt_for_all() {
     assert_eq!(again.best, first.best);
     // What the answers left in the cache is not seen by the next request.
     let expected = Expected::read();
-    let logits = engine().logits(&expected.prompt).unwrap();
+    let logits = engine.logits(&expected.prompt).unwrap();
     for (ours, theirs) in logits.iter().zip(expected.logits.last().unwrap()) {
         assert!((ours - theirs).abs() < 1e-4);
     }
@@ -109,9 +111,10 @@ fn the_policy_decides_on_the_best_answer_as_if_it_had_been_generated() {
     let case = &cases()[0];
     let request = Request::user(&case.prompt);
     let by = options(Normalise::Tokens, false);
+    let engine = engine_of(&fixtures().join("toy"));
     let choose = |threshold: f64| {
         let policy = Policy::new(Rule::ChowAverage, Threshold::new(threshold as f32).unwrap());
-        engine().choose(&request, &texts(case), &by, Some(&policy)).unwrap()
+        engine.choose(&request, &texts(case), &by, Some(&policy)).unwrap()
     };
     let score = choose(0.0).answers.iter().map(|answer| answer.score).fold(f64::NEG_INFINITY, f64::max);
     assert_eq!(choose(score - 1e-3).decision.unwrap().verdict, Verdict::Keep);

@@ -122,7 +122,7 @@ fn the_policy_decides_on_the_best_answer_as_if_it_had_been_generated() {
     assert!(matches!(deferred.decision.unwrap().verdict, Verdict::Defer(_)));
     assert!((f64::from(deferred.decision.unwrap().score.unwrap().value()) - score).abs() < 1e-4);
     let generated =
-        engine().generate(&request.max_tokens(1), None, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+        engine.generate(&request.max_tokens(1), None, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     assert_eq!(generated.cached_tokens, generated.prompt_tokens - 1, "choosing and generating share the prompt");
 }
 

@@ -74,6 +74,7 @@ fn policy(threshold: Threshold) -> CalibratedPolicy {
             sample_size: 0,
             guarantee: "none".into(),
         },
+        certificates: vec![],
     }
 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod bundle;
 pub mod console;
 pub mod demo;
 mod error;
@@ -39,6 +40,9 @@ enum Command {
     Export(export::ExportArgs),
     /// Hold a bundle against the checkpoint it was exported from
     Verify(export::VerifyArgs),
+    /// Look into bundles, verify, sign, pack and compare them
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
 }
 
 /// Runs what the command line says. Exit code 0 on success, 1 on failure, 2 for a command line that makes no sense.
@@ -52,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
         Command::Export(args) => export::export(&args, &mut console).map(drop),
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
+        Command::Bundle(command) => bundle::run(&command, &mut console),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod authority;
 pub mod bundle;
+pub mod config;
 pub mod console;
 pub mod demo;
 mod error;
@@ -43,6 +45,10 @@ enum Command {
     /// Look into bundles, verify, sign, pack and compare them
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
+    /// Check a margay.toml, or print an example of one
+    Config(config::ConfigArgs),
+    /// Say what left the device, by its audit file
+    Audit(audit::AuditArgs),
 }
 
 /// Runs what the command line says. Exit code 0 on success, 1 on failure, 2 for a command line that makes no sense.
@@ -57,6 +63,8 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::export(&args, &mut console).map(drop),
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
         Command::Bundle(command) => bundle::run(&command, &mut console),
+        Command::Config(args) => config::config(&args, &mut console),
+        Command::Audit(args) => audit::audit(&args, &mut console),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

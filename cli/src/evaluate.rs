@@ -129,11 +129,11 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
         refused @ Guarantee::CannotGuarantee { .. } => return Err(Error::Usage(cannot(&args.target, &refused))),
     };
     let key = args.sign.as_deref().map(SecretKey::read).transpose()?;
-    // What the threshold was chosen on, measured whole, goes with it.
-    let split = args.table.calibration.as_deref();
-    let report = Evaluation::from_table(&table, &[small, large], &Options { split, ..Options::default() })?;
-    let report = serde_json::to_value(&report).map_err(|error| Error::Usage(error.to_string()))?;
-    let bundle = write_policy(&bundle, &policy(args, &bundle, &certified)?, Some(&report), key.as_ref())?;
+    // What the threshold was chosen on, measured whole, goes with it; a table without costs has no such measures.
+    let options = Options { split: args.table.calibration.as_deref(), ..Options::default() };
+    let report = Evaluation::from_table(&table, &[small, large], &options).ok();
+    let report = report.map(serde_json::to_value).transpose().map_err(|error| Error::Usage(error.to_string()))?;
+    let bundle = write_policy(&bundle, &policy(args, &bundle, &certified)?, report.as_ref(), key.as_ref())?;
     let promise = certified.certificate.to_string();
     console.line(format!("{}: keep if {} >= {}", args.bundle.display(), args.rule, certified.threshold as f32))?;
     console.line(promise)?;

@@ -98,11 +98,11 @@ fn a_bundle_is_signed_packed_sent_and_verified() {
 #[test]
 fn a_certificate_survives_signing_packing_and_loading() {
     let place = Place::new();
-    let mut csv = String::from("query,model,quality,score\n");
+    let mut csv = String::from("query,model,quality,score,flops\n");
     for n in 0..400_u32 {
         // Sure answers are right; of the unsure ones every other is.
         let (score, right) = (-f64::from(n * 7 % 400) / 400.0, n * 7 % 400 < 200 || n % 2 == 0);
-        csv.push_str(&format!("{n},small,{},{score}\n{n},large,1,\n", u8::from(right)));
+        csv.push_str(&format!("{n},small,{},{score},1\n{n},large,1,,20\n", u8::from(right)));
     }
     fs::write(place.path("outcomes.csv"), csv).unwrap();
     place.ok("keygen --out publisher");

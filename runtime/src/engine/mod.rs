@@ -15,6 +15,7 @@ use crate::request::{Message, Request};
 mod generation;
 mod golden;
 mod prompt;
+mod scoring;
 mod session;
 
 pub use generation::{Finish, Generation, Timings, Token};

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod authority;
+pub mod bundle;
 pub mod chat;
 pub mod config;
 pub mod console;
@@ -50,6 +51,9 @@ enum Command {
     Chat(Box<chat::ChatArgs>),
     /// List execution providers, and what a bundle really runs on
     Devices(device::DevicesArgs),
+    /// Look into bundles, verify, sign, pack and compare them
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
     /// Check a margay.toml, or print an example of one
     Config(config::ConfigArgs),
     /// Say what left the device, by its audit file
@@ -70,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::generate(&args, &mut console),
         Command::Chat(args) => chat::chat(&args, &mut std::io::stdin().lock(), &mut console),
         Command::Devices(args) => device::devices(&args, &mut console).map(drop),
+        Command::Bundle(command) => bundle::run(&command, &mut console),
         Command::Config(args) => config::config(&args, &mut console),
         Command::Audit(args) => audit::audit(&args, &mut console),
     };

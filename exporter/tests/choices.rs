@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use margay::bundle::manifest::Operators;
 use margay::device::library::Locate;
 use margay::{ChooseOptions, DeviceOptions, Engine, GenerateOptions, Request};
 use margay_exporter::{ExportOptions, WeightFormat, export_as};
@@ -32,15 +33,23 @@ fn choices_are_as_likely_as_transformers_finds_them() {
     assert!(golden.families.len() >= 4);
     Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap().initialise().unwrap();
     let out = tempfile::tempdir().unwrap();
-    for (family, answers) in &golden.families {
+    let operators = [Operators::Fused, Operators::Standard];
+    for ((family, answers), operators) in golden.families.iter().flat_map(|one| operators.map(|of| (one, of))) {
         let options = ExportOptions {
             name: family.clone(),
             licence: "CC0-1.0".into(),
             provenance: BTreeMap::new(),
             golden_prompts: vec![golden.prompt.clone()],
+            operators,
         };
         let checkpoint = Checkpoint::open(&fixtures.join(family)).unwrap();
-        let exported = export_as(&checkpoint, &out.path().join(family), &options, WeightFormat::F32, &mut |_| ());
+        let exported = export_as(
+            &checkpoint,
+            &out.path().join(format!("{family}-{operators}")),
+            &options,
+            WeightFormat::F32,
+            &mut |_| (),
+        );
         let engine = Engine::load(&exported.unwrap().bundle, DeviceOptions::default()).unwrap();
         let raw = GenerateOptions { raw_prompt: true, ..GenerateOptions::default() };
         let texts: Vec<&str> = answers.iter().map(|answer| answer.answer.as_str()).collect();

@@ -47,7 +47,8 @@
 //! ```
 //!
 //! # Types
-//! [`Bundle`] is a verified folder; [`Engine`] is its model, loaded on what [`DeviceOptions`] allow, with a [`Report`] of what it
+//! [`Bundle`] is a verified folder or archive; [`Slots`] are two of them, to update without a pause; [`Engine`] is a bundle's
+//! model, loaded on what [`DeviceOptions`] allow, with a [`Report`] of what it
 //! runs on; [`Request`] is what a caller asks, with its [`GenerateOptions`], [`Deadline`] and [`Cancel`]; [`Generation`] is what
 //! the model wrote, with the signals of every token and the [`policy::Decision`] on it; [`Choice`] is the likeliest of given
 //! answers.
@@ -76,11 +77,11 @@ pub mod bundle;
 #[cfg(feature = "configuration")]
 pub mod configuration;
 pub mod device;
-#[cfg(feature = "cloud")]
 mod durable;
 mod engine;
 mod error;
 mod request;
+mod slots;
 #[cfg(feature = "stores")]
 pub mod stores;
 #[cfg(feature = "cloud")]
@@ -100,15 +101,17 @@ pub mod privacy;
 
 #[cfg(feature = "cloud")]
 pub use answer::{Answer, AnswerTimings, Money, Origin, Ticket, Tokens, Usage};
-pub use bundle::Bundle;
+pub use bundle::{Bundle, BundleOptions};
 #[cfg(feature = "cloud")]
 pub use cascade::{AnswerStream, BlockingStream, Cascade, CascadeBuilder, OnCloudFailure, Stream, StreamEvent, Update};
 pub use device::{DeviceOptions, Report};
 pub use engine::{
-    Choice, ChooseOptions, Constraint, Engine, Finish, GenerateOptions, Generation, MAX_CHOICES, MAX_CONSTRAINT_BYTES,
-    MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, Normalise, Overflow, Sampling, ScoredAnswer, Timings, Token,
+    Choice, ChooseOptions, Constraint, Engine, Finish, GenerateOptions, Generation, GoldenReport, MAX_CHOICES,
+    MAX_CONSTRAINT_BYTES, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, Normalise, Overflow, Sampling, ScoredAnswer,
+    Timings, Token,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use margay_policy as policy;
 pub use request::{Cancel, CancelGuard, Deadline, LocalOnly, Message, Priority, Privacy, Request};
+pub use slots::{Serving, Slots, SlotsOptions};
 pub use tool::{Tool, ToolCall};

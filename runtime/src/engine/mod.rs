@@ -15,6 +15,7 @@ use crate::request::{Message, Request};
 
 mod choose;
 mod generation;
+mod golden;
 #[cfg_attr(not(feature = "constrained"), path = "no_guide.rs")]
 mod guide;
 mod interrupt;
@@ -30,6 +31,7 @@ mod stop;
 
 pub use choose::{Choice, ChooseOptions, MAX_CHOICES, Normalise, ScoredAnswer};
 pub use generation::{Finish, Generation, Timings, Token};
+pub use golden::GoldenReport;
 pub use options::{
     Constraint, GenerateOptions, MAX_CONSTRAINT_BYTES, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, Overflow, Sampling,
 };

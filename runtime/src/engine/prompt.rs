@@ -42,7 +42,7 @@ impl PromptFormat {
         self.template.render(messages)
     }
 
-    /// The ids of a prompt's text.
+    /// The ids of a text as it stands.
     pub(super) fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
         // The template writes special tokens itself.
         let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| {

@@ -1,4 +1,4 @@
-//! `margay export` and `margay verify`: from a checkpoint folder to a bundle, and a bundle held against its checkpoint.
+//! `margay export` and `margay verify`: from a checkpoint to a bundle, and a bundle held against its checkpoint.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use clap::Args;
 use margay::Bundle;
-use margay_exporter::{Export, ExportOptions, Progress, Verification, WeightFormat, export_as, verify_checkpoint};
+use margay_exporter::{
+    Export, ExportOptions, Operators, Progress, Verification, WeightFormat, export_as, verify_checkpoint,
+};
 use margay_trainer::Checkpoint;
 
 use crate::console::{Bar, Console};
@@ -16,8 +18,8 @@ use crate::library;
 /// What `margay export` is told.
 #[derive(Debug, Clone, Args)]
 pub struct ExportArgs {
-    /// Folder with config.json, safetensors and tokenizer.json, as Hugging Face transformers writes it
-    #[arg(long, value_name = "DIR")]
+    /// Folder with config.json, safetensors and tokenizer.json, as Hugging Face transformers writes it, or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     pub checkpoint: PathBuf,
     /// Folder of the bundle; one that is there is replaced
     #[arg(long, value_name = "BUNDLE")]
@@ -25,7 +27,10 @@ pub struct ExportArgs {
     /// How weights are stored: f32, int8 or int4
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub weights: WeightFormat,
-    /// A name for people [default: that of the checkpoint's folder]
+    /// What the graph is made of: fused (ONNX Runtime's own operators, faster) or standard (runs on every provider)
+    #[arg(long, value_name = "FORM", default_value_t)]
+    pub operators: Operators,
+    /// A name for people [default: that of the checkpoint]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// SPDX expression for the weights
@@ -39,8 +44,8 @@ pub struct VerifyArgs {
     /// Folder of the bundle
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
-    /// Folder of the checkpoint that it was exported from
-    #[arg(long, value_name = "DIR")]
+    /// Folder or GGUF file of the checkpoint that it was exported from
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     pub checkpoint: PathBuf,
 }
 
@@ -63,13 +68,14 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         architecture.max_position_embeddings,
     ))?;
     let options = ExportOptions {
-        name: args.name.clone().unwrap_or_else(|| folder_name(&args.checkpoint)),
+        name: args.name.clone().unwrap_or_else(|| name_of(&args.checkpoint)),
         licence: args.licence.clone(),
         provenance: BTreeMap::from([(
             "made-by".to_owned(),
             concat!("margay export ", env!("CARGO_PKG_VERSION")).to_owned(),
         )]),
         golden_prompts: golden_prompts(),
+        operators: args.operators,
     };
     let exported = {
         let length = architecture.num_hidden_layers + options.golden_prompts.len();
@@ -121,9 +127,11 @@ fn verified(weights: impl std::fmt::Display, verification: &Verification) -> Str
     format!("verified, ONNX Runtime against the trainer with {weights} weights: {verification}")
 }
 
-fn folder_name(folder: &Path) -> String {
-    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    absolute.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+/// The folder's name, or the file's without its ending.
+fn name_of(checkpoint: &Path) -> String {
+    let absolute = std::path::absolute(checkpoint).unwrap_or_else(|_| checkpoint.to_owned());
+    let name = if absolute.is_dir() { absolute.file_name() } else { absolute.file_stem() };
+    name.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Texts on which graph and trainer are compared: several scripts, code, digits, and one long enough for far positions.

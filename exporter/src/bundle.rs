@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use margay::bundle::manifest::{FileEntry, Manifest, Model, Prompt, SCHEMA};
+use margay::bundle::manifest::{FileEntry, Manifest, Model, Operators, Prompt, SCHEMA};
 use margay::bundle::{Bundle, CalibratedPolicy, MANIFEST_FILE, POLICY_FILE};
 use margay::{DeviceOptions, Engine};
 use margay_trainer::{Architecture, CausalLm, Checkpoint, Device, Tokenizer};
@@ -30,6 +30,8 @@ pub struct ExportOptions {
     pub provenance: BTreeMap<String, String>,
     /// Prompts on which the graph is held against the trainer; the first is the bundle's canary.
     pub golden_prompts: Vec<String>,
+    /// What the graph is made of: fused operators are faster, standard ones run on every provider.
+    pub operators: Operators,
 }
 
 /// A bundle that was just written, and what was compared.
@@ -95,7 +97,7 @@ pub fn export_as(
     let staging = Staging::beside(folder)?;
     let mut data = ExternalData::create(staging.path(), WEIGHTS)?;
     let written = &mut |layers| progress(Progress::Written(layers));
-    let graph = decoder_graph(architecture, &checkpoint.weights()?, format, &mut data, written)?;
+    let graph = decoder_graph(architecture, &checkpoint.weights()?, format, options.operators, &mut data, written)?;
     data.finish()?;
     staging.write(GRAPH, &graph.encode_to_vec())?;
     staging.write(TOKENIZER, tokenizer.to_json()?.as_bytes())?;
@@ -103,7 +105,7 @@ pub fn export_as(
     let mut manifest = Manifest {
         schema: SCHEMA,
         name: options.name.clone(),
-        model: describe(architecture, format),
+        model: describe(architecture, format, options.operators),
         prompt: Prompt {
             chat_template: conversation.chat_template,
             special_tokens: conversation.special_tokens,
@@ -206,12 +208,14 @@ const GRAPH: &str = "model.onnx";
 const WEIGHTS: &str = "model.onnx.data";
 const TOKENIZER: &str = "tokenizer.json";
 
-fn describe(a: &Architecture, format: WeightFormat) -> Model {
+fn describe(a: &Architecture, format: WeightFormat, operators: Operators) -> Model {
     Model {
         graph: GRAPH.into(),
         tokenizer: TOKENIZER.into(),
         architecture: a.model_type.clone(),
         quantization: format.to_string(),
+        operators,
+        scoring: true,
         vocabulary_size: a.vocab_size,
         context_length: a.max_position_embeddings,
         layers: a.num_hidden_layers,

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use margay::device::library::Locate;
 use margay::{Bundle, DeviceOptions, Engine, Message};
-use margay_exporter::{Error, ErrorKind, Export, ExportOptions, WeightFormat, export_as, verify_checkpoint};
+use margay_exporter::{Error, ErrorKind, Export, ExportOptions, Operators, WeightFormat, export_as, verify_checkpoint};
 use margay_trainer::{Checkpoint, Device, argmax};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-const FAMILIES: [&str; 4] = ["llama3", "llama-bias", "qwen2", "qwen3"];
+const FAMILIES: [&str; 5] = ["llama3", "llama-bias", "qwen2", "qwen3", "gemma3"];
+const FORMS: [Operators; 2] = [Operators::Fused, Operators::Standard];
 
 /// What transformers computes.
 #[derive(Deserialize)]
@@ -37,12 +38,17 @@ fn golden(family: &str) -> Golden {
 }
 
 fn export(family: &str, out: &Path, format: WeightFormat) -> Result<Export, Error> {
+    export_with(family, out, format, Operators::Fused)
+}
+
+fn export_with(family: &str, out: &Path, format: WeightFormat, operators: Operators) -> Result<Export, Error> {
     Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap().initialise().unwrap();
     let options = ExportOptions {
         name: family.into(),
         licence: "CC0-1.0".into(),
         provenance: BTreeMap::new(),
         golden_prompts: ["what is the name of the cat", "Überall 1234 Katzen!"].map(String::from).into(),
+        operators,
     };
     export_as(&Checkpoint::open(&folder(family)).unwrap(), out, &options, format, &mut |_| ())
 }
@@ -74,24 +80,35 @@ fn the_trainer_computes_what_transformers_does() {
 #[test]
 fn the_graph_computes_what_transformers_does() {
     let out = tempfile::tempdir().unwrap();
-    for family in FAMILIES {
-        let golden = golden(family);
-        let bundle = export(family, &out.path().join(family), WeightFormat::F32).unwrap().bundle;
+    for (family, operators) in FAMILIES.into_iter().flat_map(|family| FORMS.map(|form| (family, form))) {
+        let (golden, case) = (golden(family), format!("{family}, {operators}"));
+        let bundle = export_with(family, &out.path().join(&case), WeightFormat::F32, operators).unwrap().bundle;
         let engine = Engine::load(&bundle, DeviceOptions::default()).unwrap();
         let logits = engine.decode_logits(&golden.ids).unwrap();
+        let scores = engine.log_probabilities(&golden.ids).unwrap();
+        assert_eq!(scores.len(), golden.ids.len() - 1, "{case}");
         for (position, expected) in &golden.logits {
             let at_once = engine.logits(&golden.ids[..=*position]).unwrap();
             let difference = difference(&logits[*position], expected).max(difference(&at_once, expected));
-            assert!(difference < 2e-5, "{family} at {position}: {difference}");
+            assert!(difference < 2e-5, "{case} at {position}: {difference}");
+            if let Some(score) = scores.get(*position) {
+                let expected = log_probability(expected, golden.ids[position + 1]);
+                assert!((score - expected).abs() < 2e-5, "{case} at {position}: {score} {expected}");
+            }
         }
         let mut ids = golden.ids[..16].to_vec();
         for _ in &golden.greedy {
             ids.push(argmax(&engine.logits(&ids).unwrap()));
         }
-        assert_eq!(ids[16..], golden.greedy, "{family}");
-        assert_eq!(engine.encode_prompt(&golden.messages).unwrap(), golden.prompt, "{family}");
-        assert_eq!(bundle.manifest().prompt.stop_tokens, golden.stop_tokens, "{family}");
+        assert_eq!(ids[16..], golden.greedy, "{case}");
+        assert_eq!(engine.encode_prompt(&golden.messages).unwrap(), golden.prompt, "{case}");
+        assert_eq!(bundle.manifest().prompt.stop_tokens, golden.stop_tokens, "{case}");
     }
+}
+
+fn log_probability(logits: &[f32], id: u32) -> f32 {
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+    (f64::from(logits[id as usize]) - sum.ln()) as f32
 }
 
 /// The graph against the trainer with the very weights that are stored, so layout and zero points are right; and against
@@ -102,9 +119,13 @@ fn quantized_graphs_compute_what_their_weights_say() {
     for family in FAMILIES {
         let mut last = 0.0;
         for format in [WeightFormat::Int8, WeightFormat::Int4] {
-            let path = out.path().join(format!("{family}-{format}"));
-            let Export { bundle, verification, quantization, .. } = export(family, &path, format).unwrap();
+            let path = |operators| out.path().join(format!("{family}-{format}-{operators}"));
+            let fused = Operators::Fused;
+            let exported = export_with(family, &path(fused), format, fused).unwrap();
+            let Export { bundle, verification, quantization, .. } = exported;
             let cost = quantization.unwrap();
+            let standard = export_with(family, &path(Operators::Standard), format, Operators::Standard).unwrap();
+            assert!(standard.verification.mean_kl < 2e-3, "{family} {format}: {}", standard.verification);
             assert!(verification.mean_kl < 2e-3, "{family} {format}: {verification}");
             assert!(cost.mean_kl > last && cost.mean_kl < 0.2, "{family} {format}: {cost}");
             last = cost.mean_kl;

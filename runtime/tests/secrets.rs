@@ -108,7 +108,7 @@ fn render(error: &Error) -> String {
     let mut shown = format!("{error} {error:?} {error:#?}\n");
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        write!(shown, "{cause} {cause:?}\n").unwrap();
+        writeln!(shown, "{cause} {cause:?}").unwrap();
         source = cause.source();
     }
     shown
@@ -183,16 +183,16 @@ async fn nothing_secret_is_left_anywhere() {
             .on_cloud_failure(then)
     };
     let builder = cascade(OnCloudFailure::Fail);
-    write!(left, "{builder:?}\n").unwrap();
+    writeln!(left, "{builder:?}").unwrap();
     let cascade = builder.build().unwrap();
 
     // The texts of answers are the caller's; all else of them is looked at.
     let mut answer = cascade.answer(request()).await.unwrap();
     assert_eq!(std::mem::take(&mut answer.text), "planted answer");
-    write!(left, "{answer:?}\n").unwrap();
+    writeln!(left, "{answer:?}").unwrap();
     for _ in 0..2 {
         let mut stream = cascade.stream(request(), Stream::Optimistic);
-        write!(left, "{stream:?}\n").unwrap();
+        writeln!(left, "{stream:?}").unwrap();
         while let Some(event) = stream.next().await {
             match event {
                 Ok(StreamEvent::Token { .. } | StreamEvent::Superseded { .. } | StreamEvent::Done(_)) => {}
@@ -210,7 +210,7 @@ async fn nothing_secret_is_left_anywhere() {
     for _ in 0..2 {
         let queued = cascade.answer(request()).await.unwrap();
         assert!(queued.ticket.is_some(), "{queued:?}");
-        write!(left, "{queued:?}\n").unwrap();
+        writeln!(left, "{queued:?}").unwrap();
     }
     left += &render(&cascade.answer(request().class("c")).await.unwrap_err());
     left += &render(&cascade.answer(request().idempotency_key("é planted prompt")).await.unwrap_err());
@@ -220,7 +220,7 @@ async fn nothing_secret_is_left_anywhere() {
     left += &render(&client(&server).proxy(proxy.clone()).build().unwrap().answer(&request()).await.unwrap_err());
     let all = Failover::new(Hedged::new(Arc::clone(&model), Arc::clone(&model), Duration::ZERO));
     let cached = Cached::new(all, Duration::MAX, 1 << 20);
-    write!(left, "{cascade:?} {model:?} {cached:?} {outbox:?} {budget:?} {proxy:?} {proxy} {:?}\n", server.pin())
+    writeln!(left, "{cascade:?} {model:?} {cached:?} {outbox:?} {budget:?} {proxy:?} {proxy} {:?}", server.pin())
         .unwrap();
 
     left += &seen.text();

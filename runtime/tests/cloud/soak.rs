@@ -66,7 +66,7 @@ async fn every_request_ends_by_its_deadline_and_memory_stays_flat() {
         .unwrap();
     let (next, latest) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
     let ends: Arc<[AtomicUsize; 4]> = Arc::default();
-    let (mut early, mut workers) = (0, tokio::task::JoinSet::new());
+    let mut workers = tokio::task::JoinSet::new();
     for _ in 0..AT_ONCE {
         let (cascade, next, latest, ends) =
             (cascade.clone(), Arc::clone(&next), Arc::clone(&latest), Arc::clone(&ends));
@@ -109,7 +109,7 @@ async fn every_request_ends_by_its_deadline_and_memory_stays_flat() {
     while next.load(Ordering::Relaxed) < requests / 10 {
         tokio::task::yield_now().await;
     }
-    early = early.max(resident());
+    let early = resident();
     while let Some(worker) = workers.join_next().await {
         worker.unwrap();
     }

@@ -2,16 +2,19 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use margay::Bundle;
 use margay::bundle::{CalibratedPolicy, Calibration};
 use margay::policy::{Policy, Rule, Threshold};
 use margay_evaluation::certificate::{Certified, Guarantee};
+use margay_evaluation::cost::{CostModel, DeviceCost, Unit};
 use margay_evaluation::evaluation::{Evaluation, OfGoal, Options};
 use margay_evaluation::goal::Goal;
 use margay_evaluation::outcome::Table;
 use margay_evaluation::pairing::Pairing;
-use margay_exporter::write_policy;
+use margay_evaluation::report::{ChainReport, Details};
+use margay_evaluation::summary::ScoreKind;
+use margay_exporter::{SecretKey, write_policy};
 
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -42,6 +45,15 @@ pub struct EvaluateArgs {
     /// What a threshold is wanted for, e.g. "risk<=0.05@0.95" or "deferral<=0.3"; needs --calibration
     #[arg(long, value_name = "GOAL")]
     pub goal: Vec<Goal>,
+    /// Outcome tables of other queries that learned rules and tuned thresholds are fitted on; else the calibration split
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub fit: Vec<PathBuf>,
+    /// What a score is: log-probability, probability or ranking
+    #[arg(long, value_name = "KIND", default_value = "log-probability")]
+    pub score: ScoreKind,
+    /// What a query costs, and the device's own share of it
+    #[command(flatten)]
+    pub cost: CostArgs,
     /// Resamples behind every interval
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub resamples: usize,
@@ -51,6 +63,59 @@ pub struct EvaluateArgs {
     /// File for all numbers as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Folder for a page with figures, and the numbers of each as CSV and JSON
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+}
+
+/// What a query costs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CostArgs {
+    /// What is counted: flops, money, milliseconds or joules
+    #[arg(long = "cost", value_name = "UNIT", default_value = "flops")]
+    pub unit: CostUnit,
+    /// Count the first model as this much for each query, in that unit, instead of as recorded; 0 is a choice
+    #[arg(long, value_name = "COST")]
+    pub device_cost: Option<f64>,
+    /// Joules per floating-point operation on the device, for --cost joules
+    #[arg(long, value_name = "JOULES", default_value_t = 1e-10)]
+    pub joules_per_flop: f64,
+    /// Joules of the device's radio per query sent away, for --cost joules
+    #[arg(long, value_name = "JOULES", default_value_t = 1.0)]
+    pub joules_per_call: f64,
+    /// Costs between which areas over cost are taken, to compare with other chains
+    #[arg(long, value_name = "FROM,TO", value_delimiter = ',', num_args = 2)]
+    pub cost_interval: Vec<f64>,
+}
+
+/// A column to count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum CostUnit {
+    /// Column `flops`
+    #[default]
+    Flops,
+    /// Column `cost`
+    Money,
+    /// Column `latency_ms`
+    Milliseconds,
+    /// The device's column `flops` and the number of calls
+    Joules,
+}
+
+impl CostArgs {
+    fn model(&self) -> CostModel {
+        let unit = match self.unit {
+            CostUnit::Flops => Unit::Flops,
+            CostUnit::Money => Unit::Money,
+            CostUnit::Milliseconds => Unit::Milliseconds,
+            CostUnit::Joules => Unit::Joules { per_flop: self.joules_per_flop, per_call: self.joules_per_call },
+        };
+        CostModel { unit, device: self.device_cost.map_or(DeviceCost::Recorded, DeviceCost::PerQuery) }
+    }
+
+    fn interval(&self) -> Option<(f64, f64)> {
+        Some((*self.cost_interval.first()?, *self.cost_interval.get(1)?))
+    }
 }
 
 /// What `margay calibrate` is asked.
@@ -68,18 +133,20 @@ pub struct CalibrateArgs {
     /// The rule that gave the scores
     #[arg(long, value_name = "RULE", default_value = "chow-average")]
     pub rule: Rule,
+    /// File of the secret key to sign the bundle again with; needed if it is signed
+    #[arg(long, value_name = "FILE")]
+    pub sign: Option<PathBuf>,
 }
 
-impl TableArgs {
-    fn read(&self) -> Result<Table> {
-        let mut table = Table::default();
-        for path in &self.outcomes {
-            for outcome in Table::read(path)?.rows() {
-                table.push(outcome.clone())?;
-            }
+/// The rows of several tables as one.
+fn read(paths: &[PathBuf]) -> Result<Table> {
+    let mut table = Table::default();
+    for path in paths {
+        for outcome in Table::read(path)?.into_rows() {
+            table.push(outcome)?;
         }
-        Ok(table)
     }
+    Ok(table)
 }
 
 /// Measures a chain of models, prints what matters and writes the rest as JSON.
@@ -87,12 +154,17 @@ impl TableArgs {
 /// # Errors
 /// [`Error`] naming the file, row, model or goal.
 pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation> {
-    let table = args.table.read()?;
+    let table = read(&args.table.outcomes)?;
+    let fit = if args.fit.is_empty() { None } else { Some(read(&args.fit)?) };
     let models: Vec<&str> = args.table.chain.iter().map(String::as_str).collect();
     let mut options = Options {
         split: args.split.as_deref(),
         calibration: args.table.calibration.as_deref(),
         goals: &args.goal,
+        fit: fit.as_ref(),
+        score: args.score,
+        cost: args.cost.model(),
+        cost_interval: args.cost.interval(),
         ..Options::default()
     };
     (options.bootstrap.resamples, options.bootstrap.seed) = (args.resamples, args.seed);
@@ -100,8 +172,16 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
     if let Some(path) = &args.json {
         evaluation.write(path)?;
     }
+    if let Some(folder) = &args.report {
+        let details = Details::of(&table, &models, &options, &evaluation)?;
+        let title = format!("Cascade of {}", models.join(" and "));
+        ChainReport { title: &title, evaluation: &evaluation, details: &details }.write(folder)?;
+    }
     for line in lines(&evaluation) {
         console.line(line)?;
+    }
+    if let Some(folder) = &args.report {
+        console.line(format!("  report in {}", folder.join("index.html").display()))?;
     }
     Ok(evaluation)
 }
@@ -115,7 +195,7 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
         return Err(Error::Usage("--chain: name two models, the bundle's and the one behind it".into()));
     };
     let bundle = Bundle::open(&args.bundle)?;
-    let table = args.table.read()?;
+    let table = read(&args.table.outcomes)?;
     let rows = table.rows().iter();
     let calibration = match &args.table.calibration {
         Some(split) => Pairing::join(rows.filter(|row| row.split.as_deref() == Some(split)), small, large)?,
@@ -125,7 +205,12 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
         Guarantee::Certified(certified) => certified,
         refused @ Guarantee::CannotGuarantee { .. } => return Err(Error::Usage(cannot(&args.target, &refused))),
     };
-    let bundle = write_policy(&bundle, &policy(args, &bundle, &certified)?)?;
+    let key = args.sign.as_deref().map(SecretKey::read).transpose()?;
+    // What the threshold was chosen on, measured whole, goes with it; a table without costs has no such measures.
+    let options = Options { split: args.table.calibration.as_deref(), ..Options::default() };
+    let report = Evaluation::from_table(&table, &[small, large], &options).ok();
+    let report = report.map(serde_json::to_value).transpose().map_err(|error| Error::Usage(error.to_string()))?;
+    let bundle = write_policy(&bundle, &policy(args, &bundle, &certified)?, report.as_ref(), key.as_ref())?;
     let promise = certified.certificate.to_string();
     console.line(format!("{}: keep if {} >= {}", args.bundle.display(), args.rule, certified.threshold as f32))?;
     console.line(promise)?;
@@ -148,7 +233,17 @@ fn policy(args: &CalibrateArgs, bundle: &Bundle, certified: &Certified) -> Resul
             sample_size: certificate.sample_size,
             guarantee: format!("{certificate} {}", certificate.assumptions),
         },
+        certificates: vec![bound(certified, bundle)?],
     })
+}
+
+/// The certificate as a bundle carries it, bound to the bundle's model. Both crates write one form, and neither knows the
+/// other.
+fn bound(certified: &Certified, bundle: &Bundle) -> Result<margay::bundle::Certified> {
+    let mut certified = certified.clone();
+    certified.certificate.model_digest = Some(bundle.model_digest().to_string());
+    let written = serde_json::to_value(&certified).and_then(serde_json::from_value);
+    written.map_err(|error| Error::Usage(format!("the certificate cannot be carried by a bundle: {error}")))
 }
 
 fn cannot(goal: &Goal, guarantee: &Guarantee) -> String {
@@ -182,6 +277,13 @@ fn lines(e: &Evaluation) -> Vec<String> {
     }
     for (name, rule) in &e.rules {
         lines.push(format!("  rule {name:<19} area {:.4}, s_d {}", rule.audc, number(rule.s_d)));
+    }
+    if let Some(tuning) = &e.tuning {
+        lines.push(format!(
+            "  error-cost area {} by rational tuning, {} by a grid of quantiles, both chosen on other queries",
+            number(tuning.rational.error_cost_area),
+            number(tuning.grid.error_cost_area)
+        ));
     }
     lines.extend(e.certificates.iter().flat_map(certificate));
     lines

@@ -7,7 +7,8 @@ use std::time::Instant;
 use clap::Args;
 use margay::Bundle;
 use margay_exporter::{
-    Export, ExportOptions, Operators, Progress, Verification, WeightFormat, export_as, verify_checkpoint,
+    Export, ExportOptions, Operators, Progress, SecretKey, Verification, WeightFormat, export_as, sign,
+    verify_checkpoint,
 };
 use margay_trainer::Checkpoint;
 
@@ -36,6 +37,9 @@ pub struct ExportArgs {
     /// SPDX expression for the weights
     #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
     pub licence: String,
+    /// File of the secret key to sign the bundle with; `margay bundle keygen` makes one
+    #[arg(long, value_name = "FILE")]
+    pub sign: Option<PathBuf>,
 }
 
 /// What `margay verify` is told.
@@ -55,6 +59,7 @@ pub struct VerifyArgs {
 /// [`crate::Error`] naming the file or field; the bundle appears whole and verified or not at all.
 pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
     let started = Instant::now();
+    let key = args.sign.as_deref().map(SecretKey::read).transpose()?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     library::prepare(console, "")?;
     let architecture = checkpoint.architecture();
@@ -77,7 +82,7 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         golden_prompts: golden_prompts(),
         operators: args.operators,
     };
-    let exported = {
+    let mut exported = {
         let length = architecture.num_hidden_layers + options.golden_prompts.len();
         let bar: Bar = console.bar("exporting", length as u64);
         let mut progress = |step| match step {
@@ -107,6 +112,10 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         console.line(format!("{} against the checkpoint's own weights: {quantization}", args.weights))?;
     }
     console.line(verified(args.weights, &exported.verification))?;
+    if let Some(key) = &key {
+        exported.bundle = sign(&exported.bundle, key)?;
+        console.line(format!("signed by {}", key.public_key()))?;
+    }
     Ok(exported)
 }
 

@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use margay::bundle::digest::ModelDigest;
 use margay::bundle::manifest::{FileEntry, Manifest, Model, Operators, Prompt, SCHEMA};
-use margay::bundle::{Bundle, CalibratedPolicy, MANIFEST_FILE, POLICY_FILE};
+use margay::bundle::signature::{SIGNATURE_FILE, Signatures};
+use margay::bundle::{Bundle, CalibratedPolicy, MANIFEST_FILE, POLICY_FILE, REPORT_FILE};
 use margay::{DeviceOptions, Engine};
 use margay_trainer::{Architecture, CausalLm, Checkpoint, Device, Tokenizer};
 use prost::Message;
@@ -17,6 +19,7 @@ use crate::canary;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ExternalData, decoder_graph};
 use crate::quantize::WeightFormat;
+use crate::signing::SecretKey;
 use crate::verify::{Verification, compare, verify};
 
 /// What an export says about the model beside what the checkpoint knows.
@@ -105,6 +108,7 @@ pub fn export_as(
     let mut manifest = Manifest {
         schema: SCHEMA,
         name: options.name.clone(),
+        model_digest: None,
         model: describe(architecture, format, options.operators),
         prompt: Prompt {
             chat_template: conversation.chat_template,
@@ -112,6 +116,9 @@ pub fn export_as(
             stop_tokens: conversation.stop_tokens,
         },
         canary,
+        golden: vec![],
+        measurements: vec![],
+        variants: vec![],
         files: vec![],
         licence: options.licence.clone(),
         provenance: options.provenance.clone(),
@@ -119,6 +126,7 @@ pub fn export_as(
     for path in [GRAPH, WEIGHTS, TOKENIZER] {
         manifest.files.push(FileEntry::of(staging.path(), path)?);
     }
+    manifest.model_digest = Some(ModelDigest::compute(&manifest));
     staging.write_json(MANIFEST_FILE, &manifest)?;
 
     let engine = Engine::load(&Bundle::open(staging.path())?, DeviceOptions::default())?;
@@ -183,23 +191,41 @@ fn golden(architecture: &Architecture, tokenizer: &Tokenizer, texts: &[String]) 
     Ok(prompts)
 }
 
-/// Puts a calibrated policy into a bundle, replacing one that is there, and opens the bundle again.
+/// Puts a calibrated policy into a bundle with the numbers behind it, replacing what is there, and opens the bundle again.
+///
+/// A bundle that is signed is signed again with `key`, and with no other: those who signed the old policy have not seen
+/// the new one.
 ///
 /// # Errors
-/// [`ErrorKind::Bundle`] when the policy was calibrated on another model, [`ErrorKind::Io`] when a file cannot be
-/// written; the bundle is then as it was before.
-pub fn write_policy(bundle: &Bundle, policy: &CalibratedPolicy) -> Result<Bundle> {
+/// [`ErrorKind::Bundle`] when the policy was calibrated on another model, [`ErrorKind::Key`] when the bundle is signed and
+/// there is no key, [`ErrorKind::Io`] when a file cannot be written; the bundle is then as it was before.
+pub fn write_policy(
+    bundle: &Bundle,
+    policy: &CalibratedPolicy,
+    report: Option<&serde_json::Value>,
+    key: Option<&SecretKey>,
+) -> Result<Bundle> {
     policy.check(bundle.model_digest())?;
+    if let (Some(signer), None) = (bundle.signers().first(), key) {
+        let message =
+            "a new policy would end what it vouches for. Sign again with a key, or remove the signatures first";
+        let message = format!("{} is signed by {signer}, and {message}", bundle.root().display());
+        return Err(Error::new(ErrorKind::Key, message));
+    }
     let staging = Staging::beside(bundle.root())?;
     let mut manifest = bundle.manifest().clone();
-    manifest.files.retain(|entry| entry.path != POLICY_FILE);
+    manifest.files.retain(|entry| entry.path != POLICY_FILE && entry.path != REPORT_FILE);
     for entry in &manifest.files {
         staging.link(bundle.root(), &entry.path)?;
     }
     staging.write_json(POLICY_FILE, policy)?;
     manifest.files.push(FileEntry::of(staging.path(), POLICY_FILE)?);
+    if let Some(report) = report {
+        staging.write_json(REPORT_FILE, report)?;
+        manifest.files.push(FileEntry::of(staging.path(), REPORT_FILE)?);
+    }
     manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
-    staging.write_json(MANIFEST_FILE, &manifest)?;
+    staging.write_manifest(&manifest, key)?;
     staging.replace(bundle.root())?;
     Ok(Bundle::open(bundle.root())?)
 }
@@ -250,9 +276,14 @@ impl Staging {
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let json = serde_json::to_vec_pretty(value)
-            .map_err(|e| Error::io("write", &self.path().join(name), std::io::Error::other(e)))?;
-        self.write(name, &json)
+        self.write(name, &to_json(&self.path().join(name), value)?)
+    }
+
+    /// Written last of all files, and signed.
+    fn write_manifest(&self, manifest: &Manifest, key: Option<&SecretKey>) -> Result<()> {
+        let json = to_json(&self.path().join(MANIFEST_FILE), manifest)?;
+        self.write(MANIFEST_FILE, &json)?;
+        key.map_or(Ok(()), |key| self.write(SIGNATURE_FILE, &key.signed(&json, Signatures::none())))
     }
 
     /// Takes a file over from another bundle, without copying it where the file system allows.
@@ -285,6 +316,10 @@ impl Staging {
         }
         Ok(())
     }
+}
+
+fn to_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value).map_err(|error| Error::io("write", path, std::io::Error::other(error)))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -25,7 +25,7 @@
 //! ```
 //!
 //! [`export`] writes floats, [`export_as`] any [`WeightFormat`]; [`verify`] and [`verify_checkpoint`] hold a bundle against
-//! the model it came from; [`write_policy`] puts a calibrated policy into a bundle.
+//! the model it came from; [`write_policy`] puts a calibrated policy into a bundle; [`sign`] vouches for one.
 
 #![forbid(unsafe_code)]
 
@@ -34,10 +34,12 @@ mod canary;
 mod error;
 mod onnx;
 mod quantize;
+mod signing;
 mod verify;
 
 pub use bundle::{Export, ExportOptions, Progress, export, export_as, verify_checkpoint, write_policy};
 pub use error::{Error, ErrorKind, Result};
 pub use margay::bundle::manifest::Operators;
 pub use quantize::WeightFormat;
+pub use signing::{SecretKey, remove_signatures, sign};
 pub use verify::{Verification, verify};

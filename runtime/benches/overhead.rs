@@ -27,6 +27,7 @@ fn cascade(engine: &Arc<Engine>, threshold: Threshold, cloud: impl LargeModel + 
     let policy = CalibratedPolicy {
         model_digest: *engine.model_digest(),
         policy: Policy::new(Rule::ChowAverage, threshold),
+        certificates: Vec::new(),
         calibration: Calibration {
             method: "fixed".into(),
             target: 0.0,

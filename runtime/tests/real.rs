@@ -127,6 +127,7 @@ async fn a_real_model_behind_a_real_proxy_answers_streams_and_breaks_off() {
     let policy = CalibratedPolicy {
         model_digest: *engine.model_digest(),
         policy: Policy::new(Rule::ChowAverage, Threshold::DEFER_ALL),
+        certificates: Vec::new(),
         calibration: Calibration {
             method: "fixed".into(),
             target: 0.0,

@@ -140,6 +140,7 @@ async fn nothing_secret_is_left_anywhere() {
     let policy = CalibratedPolicy {
         model_digest: *engine.model_digest(),
         policy: Policy::new(Rule::ChowAverage, Threshold::DEFER_ALL),
+        certificates: Vec::new(),
         calibration: Calibration {
             method: "fixed".into(),
             target: 0.0,

@@ -20,7 +20,10 @@ use margay::{Bundle, Cascade, DeviceOptions, Engine, Request};
 fn engine() -> Arc<Engine> {
     let bundle = Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/toy")).unwrap();
     let library = Locate::from_environment().find_or_fetch(&mut |_| {}).unwrap();
-    Arc::new(Engine::load(&bundle, DeviceOptions { threads: Some(1), library: Some(library) }).unwrap())
+    Arc::new(
+        Engine::load(&bundle, DeviceOptions { threads: Some(1), library: Some(library), ..DeviceOptions::default() })
+            .unwrap(),
+    )
 }
 
 fn cascade(engine: &Arc<Engine>, threshold: Threshold, cloud: impl LargeModel + 'static) -> Cascade {

@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod annotate;
 pub mod audit;
 pub mod authority;
+pub mod bench;
 pub mod bundle;
 pub mod chat;
 pub mod config;
@@ -14,9 +16,11 @@ mod error;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
+mod interrupt;
 mod library;
 pub mod score;
 pub mod serve;
+pub mod train;
 
 use std::process::ExitCode;
 
@@ -36,12 +40,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure how fast a bundle runs here, alone or beside llama.cpp
+    Bench(bench::BenchArgs),
     /// Train, export, run and measure a cascade on CLINC150
     Demo(demo::DemoArgs),
     /// Measure a chain of models on outcome tables
     Evaluate(evaluate::EvaluateArgs),
     /// Choose a threshold on an outcome table and bind it to a bundle
     Calibrate(evaluate::CalibrateArgs),
+    /// Keep what a large model thinks of every training target
+    Annotate(annotate::AnnotateArgs),
+    /// Train a model from a recipe
+    Train(train::TrainArgs),
     /// Make a bundle from a checkpoint, verified against it
     Export(export::ExportArgs),
     /// Hold a bundle against the checkpoint it was exported from
@@ -69,9 +79,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut console = Console::standard();
     let done = match cli.command {
+        Command::Bench(args) => bench::bench(&args, &mut console),
         Command::Demo(args) => demo::demo(&args, &mut console).map(drop),
         Command::Evaluate(args) => evaluate::evaluate(&args, &mut console).map(drop),
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
+        Command::Annotate(args) => annotate::annotate(&args, &mut console).map(drop),
+        Command::Train(args) => train::train(&args, &mut console),
         Command::Export(args) => export::export(&args, &mut console).map(drop),
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
         Command::Generate(args) => generate::generate(&args, &mut console),

@@ -147,14 +147,20 @@ impl CausalLm {
     /// Attention is causal: padding on the right changes nothing to its left.
     #[must_use]
     pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.hidden_with(ids, &mut |x| x)
+        self.hidden_with(ids, None, &mut |x| x)
     }
 
-    /// [`CausalLm::hidden`] with a hook on the embedding and on every residual branch; training drops units there.
-    pub(crate) fn hidden_with(&self, ids: Tensor<2, Int>, branch: &mut dyn FnMut(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+    /// [`CausalLm::hidden`] with a hook on the embedding and on every residual branch; training drops units there. With
+    /// `segments`, rows that share a sequence do not see each other.
+    pub(crate) fn hidden_with(
+        &self,
+        ids: Tensor<2, Int>,
+        segments: Option<&Segments>,
+        branch: &mut dyn FnMut(Tensor<3>) -> Tensor<3>,
+    ) -> Tensor<3> {
         let a = &self.architecture;
         let [_, sequence] = ids.dims();
-        let positions = Positions::new(sequence, a, &ids.device());
+        let positions = Positions::new(sequence, segments, a, &ids.device());
         let mut x = self.model.embed_tokens.forward(ids);
         if let Some(scale) = a.embedding_scale() {
             x = x.mul_scalar(scale);
@@ -275,6 +281,15 @@ impl Mlp {
     }
 }
 
+/// Where the rows of packed sequences begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segments {
+    /// Length of every sequence.
+    pub sequence: usize,
+    /// For each position of `[batch x sequence]`, at which position of its sequence its row begins.
+    pub starts: Vec<usize>,
+}
+
 /// What the layers of a model know about positions.
 struct Positions {
     /// Layers that see all keys.
@@ -284,8 +299,11 @@ struct Positions {
 }
 
 impl Positions {
-    fn new(sequence: usize, a: &Architecture, device: &Device) -> Self {
-        let sight = |frequencies: &[f64], window| Sight::new(sequence, a.head_dim, frequencies, window, device);
+    fn new(sequence: usize, segments: Option<&Segments>, a: &Architecture, device: &Device) -> Self {
+        let sight = |frequencies: &[f64], window| match segments {
+            Some(segments) => Sight::packed(segments, a.head_dim, frequencies, window, device),
+            None => Sight::new(sequence, a.head_dim, frequencies, window, device),
+        };
         Self {
             global: sight(&a.rotary_frequencies(), None),
             local: a.sliding.as_ref().zip(a.local_rotary_frequencies()).map(|(s, f)| sight(&f, Some(s.width))),
@@ -293,7 +311,8 @@ impl Positions {
     }
 }
 
-/// How a position sees others: rotary cosines and sines, and the mask of attention.
+/// How a position sees others: rotary cosines and sines, and the mask of attention. The first axis is 1, or the batch where
+/// sequences are packed.
 struct Sight {
     /// `[1, 1, sequence, head]`.
     cos: Tensor<4>,
@@ -306,16 +325,7 @@ struct Sight {
 impl Sight {
     /// Rotary positions as Su et al. (arXiv 2104.09864) define and Hugging Face lays them out: halves, not pairs.
     fn new(sequence: usize, head: usize, frequencies: &[f64], window: Option<usize>, device: &Device) -> Self {
-        let half = head / 2;
-        let mut cos = Vec::with_capacity(sequence * head);
-        let mut sin = Vec::with_capacity(sequence * head);
-        for position in 0..sequence {
-            for lane in 0..head {
-                let angle = position as f64 * frequencies[lane % half];
-                cos.push(angle.cos() as f32);
-                sin.push(if lane < half { -angle.sin() } else { angle.sin() } as f32);
-            }
-        }
+        let [cos, sin] = rotary(0..sequence, head, frequencies);
         let table = |values| Tensor::from_data(TensorData::new(values, [1, 1, sequence, head]), device);
         let later = Tensor::<2, Bool>::tril_mask([sequence, sequence], 0, device);
         let mut mask = Tensor::<2>::zeros([sequence, sequence], device).mask_fill(later, MASKED);
@@ -327,12 +337,42 @@ impl Sight {
         Self { cos: table(cos), sin: table(sin), mask: mask.unsqueeze() }
     }
 
+    /// Every row from position zero, blind to the others of its sequence.
+    fn packed(segments: &Segments, head: usize, frequencies: &[f64], window: Option<usize>, device: &Device) -> Self {
+        let Segments { sequence, starts } = segments;
+        let batch = starts.len() / sequence;
+        let [cos, sin] = rotary(starts.iter().enumerate().map(|(at, start)| at % sequence - start), head, frequencies);
+        let table = |values| Tensor::from_data(TensorData::new(values, [batch, 1, *sequence, head]), device);
+        let mut mask = vec![MASKED; starts.len() * sequence];
+        for (at, &start) in starts.iter().enumerate() {
+            let position = at % sequence;
+            let first = window.map_or(start, |window| start.max((position + 1).saturating_sub(window)));
+            mask[at * sequence..][first..=position].fill(0.0);
+        }
+        let mask = Tensor::from_data(TensorData::new(mask, [batch, 1, *sequence, *sequence]), device);
+        Self { cos: table(cos), sin: table(sin), mask }
+    }
+
     /// Turns `[batch, heads, sequence, head]` by its positions.
     fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let halves = x.clone().chunk(2, 3);
         let swapped = Tensor::cat(halves.into_iter().rev().collect(), 3);
         x * self.cos.clone() + swapped * self.sin.clone()
     }
+}
+
+/// Cosines and sines of positions, `[positions, head]`.
+fn rotary(positions: impl Iterator<Item = usize>, head: usize, frequencies: &[f64]) -> [Vec<f32>; 2] {
+    let half = head / 2;
+    let (mut cos, mut sin) = (Vec::new(), Vec::new());
+    for position in positions {
+        for lane in 0..head {
+            let angle = position as f64 * frequencies[lane % half];
+            cos.push(angle.cos() as f32);
+            sin.push(if lane < half { -angle.sin() } else { angle.sin() } as f32);
+        }
+    }
+    [cos, sin]
 }
 
 /// Added to a score that must not count; finite, so that a softmax over it stays finite.

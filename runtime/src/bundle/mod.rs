@@ -195,6 +195,12 @@ impl Bundle {
         self.root.join(&self.manifest.model.graph)
     }
 
+    /// Path on this machine of the graph with Margay's own operators, if there is one.
+    #[must_use]
+    pub fn own_graph(&self) -> Option<PathBuf> {
+        self.manifest.model.own_graph.as_ref().map(|path| self.root.join(path))
+    }
+
     /// Path of the tokenizer on this machine.
     #[must_use]
     pub fn tokenizer(&self) -> PathBuf {
@@ -227,7 +233,12 @@ impl Head {
         if options.require_signature {
             signature::require(&options.trusted_keys, &signers)?;
         }
-        Ok((Manifest::parse(&self.manifest)?, signers))
+        Ok((self.manifest()?, signers))
+    }
+
+    /// The whole manifest, also of a bundle that is seen as one of its variants.
+    fn manifest(&self) -> Result<Manifest> {
+        Manifest::parse(&self.manifest)
     }
 }
 

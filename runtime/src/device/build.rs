@@ -145,6 +145,15 @@ fn register(
     let refused = |error: String| {
         Error::new(ErrorKind::Provider, format!("ONNX Runtime does not give the provider {provider}: {error}"))
     };
+    if provider == Provider::Cpu {
+        // Named as a device: a session that names none is given whatever provider ONNX Runtime finds most efficient, CoreML on
+        // every Mac, and a plug-in from the moment that it was loaded for somebody else.
+        let name = provider.onnx_runtime_name();
+        let device = environment.devices().find(|device| device.ep().is_ok_and(|ep| ep == name));
+        if let Some(device) = device {
+            return builder.with_devices([device], None).map_err(|error| refused(error.to_string()));
+        }
+    }
     let Some(plugin) = settings.plugin(provider) else {
         let dispatch = provider.dispatch(settings)?;
         return builder.with_execution_providers([dispatch]).map_err(|error| refused(error.to_string()));

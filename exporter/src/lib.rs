@@ -10,6 +10,7 @@
 //!     licence: "Apache-2.0".into(),
 //!     provenance: Default::default(),
 //!     golden_prompts: vec!["What is the capital of France?".into()],
+//!     ..Default::default()
 //! };
 //! margay::device::library::Locate::from_environment().find()?.initialise()?;
 //! let exported = export_as(&checkpoint, "smollm2.bundle".as_ref(), &options, WeightFormat::Int8, &mut |_| {})?;
@@ -31,11 +32,15 @@
 mod bundle;
 mod canary;
 mod error;
+mod measure;
 mod onnx;
 mod quantize;
+mod texts;
 mod verify;
 
-pub use bundle::{Export, ExportOptions, Progress, export, export_as, verify_checkpoint, write_policy};
+pub use bundle::{Export, ExportOptions, MeasureOptions, Progress, export, export_as, verify_checkpoint, write_policy};
 pub use error::{Error, ErrorKind, Result};
-pub use quantize::WeightFormat;
+pub use measure::Quality;
+pub use quantize::{Method, WeightFormat};
+pub use texts::{Text, calibration_texts, read_texts};
 pub use verify::{Verification, verify};

@@ -151,20 +151,40 @@ impl CausalLm {
     /// Attention is causal: padding on the right changes nothing to its left.
     #[must_use]
     pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.hidden_with(ids, &mut |x| x)
+        self.hidden_watched(ids, &mut Unwatched)
     }
 
-    /// [`CausalLm::hidden`] with a hook on the embedding and on every residual branch; training drops units there.
-    pub(crate) fn hidden_with(&self, ids: Tensor<2, Int>, branch: &mut dyn FnMut(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
-        let [_, sequence] = ids.dims();
-        let positions = Positions::new(sequence, &self.shape, &ids.device());
-        let mut x = branch(self.model.embed_tokens.forward(ids));
-        for layer in &self.model.layers {
-            let attended = layer.self_attn.forward(layer.input_layernorm.forward(x.clone()), &positions, &self.shape);
-            x = x + branch(attended);
-            let mixed = layer.mlp.forward(layer.post_attention_layernorm.forward(x.clone()));
-            x = x + branch(mixed);
+    /// [`CausalLm::hidden`] with somebody watching.
+    pub(crate) fn hidden_watched(&self, ids: Tensor<2, Int>, watch: &mut dyn Watch) -> Tensor<3> {
+        let positions = self.positions(ids.dims()[1], &ids.device());
+        let mut x = watch.branch(self.embedded(ids));
+        for layer in 0..self.model.layers.len() {
+            x = self.layer(layer, x, &positions, watch);
         }
+        self.normed(x)
+    }
+
+    /// What layers know about the positions of a sequence of this length.
+    pub(crate) fn positions(&self, sequence: usize, device: &Device) -> Positions {
+        Positions::new(sequence, &self.shape, device)
+    }
+
+    /// What the first layer reads, `[batch, sequence, hidden]`.
+    pub(crate) fn embedded(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.model.embed_tokens.forward(ids)
+    }
+
+    /// What a layer makes of its input, `[batch, sequence, hidden]`.
+    pub(crate) fn layer(&self, layer: usize, x: Tensor<3>, positions: &Positions, watch: &mut dyn Watch) -> Tensor<3> {
+        let layer = &self.model.layers[layer];
+        let attended = layer.self_attn.forward(layer.input_layernorm.forward(x.clone()), positions, &self.shape, watch);
+        let x = x + watch.branch(attended);
+        let mixed = layer.mlp.forward(layer.post_attention_layernorm.forward(x.clone()), watch);
+        x + watch.branch(mixed)
+    }
+
+    /// What the head reads, `[batch, sequence, hidden]`.
+    pub(crate) fn normed(&self, x: Tensor<3>) -> Tensor<3> {
         self.model.norm.forward(x)
     }
 
@@ -188,7 +208,68 @@ impl CausalLm {
         let vocabulary = logits.dims()[1];
         floats(logits.into_data()).chunks_exact(vocabulary).map(<[f32]>::to_vec).collect()
     }
+
+    /// What the model says of each of `ids` from the index `from` on, given those before it; nothing of the very first one.
+    #[must_use]
+    pub fn score(&self, ids: &[u32], from: usize) -> Vec<TargetScore> {
+        let (device, from) = (self.model.norm.gamma.device(), from.max(1));
+        let inputs: Vec<i64> = ids.iter().take(ids.len().saturating_sub(1)).map(|&id| i64::from(id)).collect();
+        let Some(targets) = ids.get(from..).filter(|targets| !targets.is_empty()) else { return vec![] };
+        let length = inputs.len();
+        let hidden = self.hidden(Tensor::from_data(TensorData::new(inputs, [1, length]), &device)).squeeze_dim::<2>(0);
+        let mut scores = Vec::with_capacity(targets.len());
+        for (rows, targets) in targets.chunks(ROWS_OF_LOGITS).enumerate() {
+            let begin = from - 1 + rows * ROWS_OF_LOGITS;
+            let logits = self.head(hidden.clone().narrow(0, begin, targets.len()));
+            let vocabulary = logits.dims()[1];
+            for (row, &target) in floats(logits.into_data()).chunks_exact(vocabulary).zip(targets) {
+                let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sum: f32 = row.iter().map(|logit| (logit - largest).exp()).sum();
+                let own = row[target as usize];
+                scores.push(TargetScore { log_probability: own - largest - sum.ln(), first: argmax(row) == target });
+            }
+        }
+        scores
+    }
 }
+
+/// Positions whose logits are in memory at once.
+const ROWS_OF_LOGITS: usize = 128;
+
+/// What a model says of a token before it sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TargetScore {
+    /// Its log-probability, nats.
+    pub log_probability: f32,
+    /// Whether no other token is more likely.
+    pub first: bool,
+}
+
+/// What a forward pass shows on its way to whoever wants to see or change it.
+pub(crate) trait Watch {
+    /// May change the embedding and what every residual branch adds; training drops units there.
+    fn branch(&mut self, x: Tensor<3>) -> Tensor<3> {
+        x
+    }
+
+    /// Sees what projections are multiplied with, `[batch, sequence, inputs]`.
+    fn input(&mut self, _: Input, _: &Tensor<3>) {}
+}
+
+/// The inputs that projections of a layer share, and the head's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    Attention,
+    AttentionOutput,
+    Mlp,
+    MlpOutput,
+    Head,
+}
+
+/// A forward pass that nobody watches.
+pub(crate) struct Unwatched;
+
+impl Watch for Unwatched {}
 
 /// The token that a row of logits prefers; the lowest id wins a tie.
 #[must_use]
@@ -209,7 +290,8 @@ pub(crate) fn floats(data: TensorData) -> Vec<f32> {
 
 impl Attention {
     /// Causal self-attention over `[batch, sequence, hidden]`.
-    fn forward(&self, x: Tensor<3>, positions: &Positions, shape: &Shape) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, positions: &Positions, shape: &Shape, watch: &mut dyn Watch) -> Tensor<3> {
+        watch.input(Input::Attention, &x);
         let [batch, sequence, _] = x.dims();
         let Shape { heads, kv_heads, head_dim, .. } = *shape;
         let split = |x: Tensor<3>, heads: usize| x.reshape([batch, sequence, heads, head_dim]).swap_dims(1, 2);
@@ -229,18 +311,23 @@ impl Attention {
         let scores = scores.reshape([batch, heads, sequence, sequence]) + positions.mask.clone();
         let weights = activation::softmax(scores, 3).reshape([batch, kv_heads, group * sequence, sequence]);
         let mixed = weights.matmul(v).reshape([batch, heads, sequence, head_dim]);
-        self.o_proj.forward(mixed.swap_dims(1, 2).reshape([batch, sequence, heads * head_dim]))
+        let mixed = mixed.swap_dims(1, 2).reshape([batch, sequence, heads * head_dim]);
+        watch.input(Input::AttentionOutput, &mixed);
+        self.o_proj.forward(mixed)
     }
 }
 
 impl Mlp {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.down_proj.forward(activation::silu(self.gate_proj.forward(x.clone())) * self.up_proj.forward(x))
+    fn forward(&self, x: Tensor<3>, watch: &mut dyn Watch) -> Tensor<3> {
+        watch.input(Input::Mlp, &x);
+        let gated = activation::silu(self.gate_proj.forward(x.clone())) * self.up_proj.forward(x);
+        watch.input(Input::MlpOutput, &gated);
+        self.down_proj.forward(gated)
     }
 }
 
 /// What attention knows about positions: rotary cosines and sines, and the causal mask.
-struct Positions {
+pub(crate) struct Positions {
     /// `[1, 1, sequence, head]`.
     cos: Tensor<4>,
     /// `[1, 1, sequence, head]`, the first half negated, so that one product with the swapped halves is enough.

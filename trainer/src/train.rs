@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::annotate::Annotations;
 use crate::data::{Batch, Batches, Encoded};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::CausalLm;
+use crate::model::{CausalLm, Watch};
 use crate::objective::{Hits, Objective, ObjectiveOptions, loss};
 
 /// How a model is trained.
@@ -88,7 +88,7 @@ pub fn train(
             step += 1;
             let batch = Batch::new(data, rows, &device);
             let teacher = annotations.map(|annotations| annotations.batch(&batch.rows));
-            let hidden = model.hidden_with(batch.ids.clone(), &mut |x| dropout.apply(x));
+            let hidden = model.hidden_watched(batch.ids.clone(), &mut dropout);
             let [rows, sequence, width] = hidden.dims();
             let hidden = hidden.reshape([rows * sequence, width]).select(0, batch.positions.clone());
             let logits = model.head(hidden);
@@ -210,8 +210,10 @@ impl Dropout {
     fn new(options: &TrainOptions) -> Self {
         Self { rng: StdRng::seed_from_u64(options.seed ^ 0xD20), below: (options.dropout * 256.0).round() as u8 }
     }
+}
 
-    fn apply(&mut self, x: Tensor<3>) -> Tensor<3> {
+impl Watch for Dropout {
+    fn branch(&mut self, x: Tensor<3>) -> Tensor<3> {
         if self.below == 0 {
             return x;
         }

@@ -119,6 +119,7 @@ pub fn demo(args: &DemoArgs, console: &mut Console) -> Result<Summary> {
             licence: "CC-BY-3.0".into(),
             provenance: provenance(args.data.is_some(), args.seed),
             golden_prompts: golden.clone(),
+            ..ExportOptions::default()
         };
         export(&trained.checkpoint, &out.join("bundles").join(name), &options)
     };

@@ -4,6 +4,8 @@
 //! `past_key_values.{i}.{key,value}` (`[batch, kv heads, past, head]`); outputs `logits` (`[batch, 1, vocabulary]`, of
 //! the last position) and `present.{i}.{key,value}`. Node names follow the checkpoint's module paths.
 
+use std::collections::BTreeSet;
+
 use margay_trainer::{Architecture, Weights, transposed};
 
 use super::build::{Dim, GraphBuilder, MICROSOFT, float, int};
@@ -11,17 +13,17 @@ use super::external::ExternalData;
 use super::proto::tensor_proto::DataType;
 use super::proto::{ModelProto, TensorProto};
 use crate::error::Result;
-use crate::quantize::{BLOCK, EMBEDDING, Quantized, WeightFormat};
+use crate::quantize::{EMBEDDING, Quantized, Scheme, StoredMatrices};
 
 /// Writes the weights to `data` and returns the graph that refers to them. `written` hears of every finished layer.
 pub(crate) fn decoder_graph(
     a: &Architecture,
     weights: &Weights,
-    format: WeightFormat,
+    stored: &StoredMatrices,
     data: &mut ExternalData,
     written: &mut dyn FnMut(usize),
 ) -> Result<ModelProto> {
-    let mut writer = Writer { graph: GraphBuilder::new("decoder"), weights, format, data, a };
+    let mut writer = Writer { graph: GraphBuilder::new("decoder"), weights, stored, summed: BTreeSet::new(), data, a };
     writer.interface();
     let lengths = writer.lengths();
     let rotary = writer.rotary_tables()?;
@@ -47,17 +49,19 @@ pub(crate) fn decoder_graph(
 struct Writer<'a> {
     graph: GraphBuilder,
     weights: &'a Weights,
-    format: WeightFormat,
+    stored: &'a StoredMatrices,
+    /// Block sums that are in the graph.
+    summed: BTreeSet<String>,
     data: &'a mut ExternalData,
     a: &'a Architecture,
 }
 
 /// A quantized matrix in the data, not yet in the graph.
 struct Blocks {
-    bits: usize,
+    scheme: Scheme,
     codes: TensorProto,
-    /// Scales and, if there are any, zero points.
-    grid: Vec<TensorProto>,
+    /// Names of the scales and, if there are any, zero points.
+    grid: Vec<String>,
 }
 
 /// The embedding in the graph, for a head that is tied to it.
@@ -65,7 +69,7 @@ enum Embedding {
     /// Name of a tensor of floats.
     Floats(String),
     /// Codes as a product reads them, and the names of their scales and zero points.
-    Blocks { bits: usize, codes: Box<TensorProto>, grid: Vec<String> },
+    Blocks { scheme: Scheme, codes: Box<TensorProto>, grid: Vec<String> },
 }
 
 /// Names of the values by which attention knows how long the sequences are.
@@ -173,32 +177,31 @@ impl Writer<'_> {
     /// The embedding, and what it gives for the input.
     fn embedding(&mut self) -> Result<(Embedding, String)> {
         let (node, shape) = ("embed_tokens", [self.a.vocab_size, self.a.hidden_size]);
-        let values = self.weights.tensor(EMBEDDING, &shape)?;
-        if !self.format.applies_to(EMBEDDING, self.a.hidden_size) {
+        let Some(matrix) = self.stored.get(EMBEDDING) else {
+            let values = self.weights.tensor(EMBEDDING, &shape)?;
             let tensor = self.data.append(EMBEDDING, &shape, &values)?;
             let name = self.initializer(tensor);
             let x = self.graph.node(node, "Gather", &[&name, "input_ids"], vec![]);
             return Ok((Embedding::Floats(name), x));
-        }
-        let Blocks { bits, codes, grid } = self.blocks(EMBEDDING, shape, &values)?;
+        };
+        let Blocks { scheme, codes, grid } = self.blocks(EMBEDDING, shape, matrix)?;
         // A product reads codes as `[rows, blocks, bytes]`, a lookup as `[rows, bytes]`: one piece of the file, named twice.
         let rows = TensorProto {
             name: Some(format!("{EMBEDDING}.rows")),
-            dims: vec![shape[0] as i64, (shape[1] * bits / 8) as i64],
+            dims: vec![shape[0] as i64, (shape[1] * scheme.bits / 8) as i64],
             ..codes.clone()
         };
         let rows = self.initializer(rows);
-        let grid: Vec<String> = grid.into_iter().map(|tensor| self.initializer(tensor)).collect();
         let inputs: Vec<&str> =
             [rows.as_str(), "input_ids"].into_iter().chain(grid.iter().map(String::as_str)).collect();
         let attributes = vec![
             int("gather_axis", 0),
             int("quantize_axis", 1),
-            int("block_size", BLOCK as i64),
-            int("bits", bits as i64),
+            int("block_size", scheme.block as i64),
+            int("bits", scheme.bits as i64),
         ];
         self.graph.custom(node, MICROSOFT, "GatherBlockQuantized", &inputs, &[node], attributes);
-        Ok((Embedding::Blocks { bits, codes: Box::new(codes), grid }, node.into()))
+        Ok((Embedding::Blocks { scheme, codes: Box::new(codes), grid }, node.into()))
     }
 
     /// Logits of `[batch, hidden]`.
@@ -208,9 +211,9 @@ impl Writer<'_> {
             _ if !self.a.tie_word_embeddings => self.project(name, name, rows, shape),
             // Gemm takes the embedding as it lies, `[vocabulary, hidden]`: it is stored once.
             Embedding::Floats(matrix) => Ok(self.graph.node(name, "Gemm", &[rows, &matrix], vec![int("transB", 1)])),
-            Embedding::Blocks { bits, codes, grid } => {
+            Embedding::Blocks { scheme, codes, grid } => {
                 let codes = self.initializer(*codes);
-                Ok(self.product(name, rows, bits, shape, &codes, &grid))
+                Ok(self.product(name, rows, scheme, shape, &codes, &grid))
             }
         }
     }
@@ -258,14 +261,15 @@ impl Writer<'_> {
     /// Product with the weights of `module`; the node is called `name`.
     fn project(&mut self, name: &str, module: &str, x: &str, shape: [usize; 2]) -> Result<String> {
         let source = format!("{module}.weight");
-        let values = self.weights.tensor(&source, &shape)?;
         let weight = format!("{name}.weight");
-        if self.format.applies_to(&source, shape[1]) {
-            let Blocks { bits, codes, grid } = self.blocks(&weight, shape, &values)?;
+        if let Some(matrix) = self.stored.get(&source) {
+            let x = self.with_block_sums(x, shape[1], matrix)?;
+            let shape = [shape[0], shape[1] + matrix.block_sums()];
+            let Blocks { scheme, codes, grid } = self.blocks(&weight, shape, matrix)?;
             let codes = self.initializer(codes);
-            let grid: Vec<String> = grid.into_iter().map(|tensor| self.initializer(tensor)).collect();
-            return Ok(self.product(name, x, bits, shape, &codes, &grid));
+            return Ok(self.product(name, &x, scheme, shape, &codes, &grid));
         }
+        let values = self.weights.tensor(&source, &shape)?;
         // MatMul takes `[inputs, outputs]`.
         let tensor = self.data.append(&weight, &[shape[1], shape[0]], &transposed(&values, shape[1]))?;
         let weight = self.initializer(tensor);
@@ -273,30 +277,66 @@ impl Writer<'_> {
     }
 
     /// Product with a quantized matrix `[outputs, inputs]`.
-    fn product(&mut self, name: &str, x: &str, bits: usize, shape: [usize; 2], codes: &str, grid: &[String]) -> String {
+    fn product(
+        &mut self,
+        name: &str,
+        x: &str,
+        scheme: Scheme,
+        shape: [usize; 2],
+        codes: &str,
+        grid: &[String],
+    ) -> String {
         let inputs: Vec<&str> = [x, codes].into_iter().chain(grid.iter().map(String::as_str)).collect();
         let attributes = vec![
             int("N", shape[0] as i64),
             int("K", shape[1] as i64),
-            int("bits", bits as i64),
-            int("block_size", BLOCK as i64),
+            int("bits", scheme.bits as i64),
+            int("block_size", scheme.block as i64),
             int("accuracy_level", ACCURACY_LEVEL),
         ];
         self.graph.custom(name, MICROSOFT, "MatMulNBits", &inputs, &[name], attributes);
         name.into()
     }
 
-    /// Writes a quantized matrix.
-    fn blocks(&mut self, name: &str, [rows, columns]: [usize; 2], values: &[f32]) -> Result<Blocks> {
-        let Quantized { bits, codes, scales, zero_points, .. } = Quantized::new(values, columns, self.format);
-        let blocks = columns.div_ceil(BLOCK);
-        let codes = self.data.append_bytes(name, &[rows, blocks, BLOCK * bits / 8], &codes)?;
-        let mut grid = vec![self.data.append(&format!("{name}.scales"), &[rows, blocks], &scales)?];
+    /// `x` and behind it the sums of its blocks, if the matrix has weights for them. Projections that share an input share
+    /// its sums.
+    fn with_block_sums(&mut self, x: &str, columns: usize, matrix: &Quantized) -> Result<String> {
+        let sums = matrix.block_sums();
+        if sums == 0 {
+            return Ok(x.into());
+        }
+        let name = format!("{x}.with_block_sums");
+        if !self.summed.insert(name.clone()) {
+            return Ok(name);
+        }
+        let (ones, block) = (format!("block_sums.{columns}"), matrix.scheme.block);
+        if self.summed.insert(ones.clone()) {
+            let belongs = |index: usize| index / sums / block == index % sums;
+            let values: Vec<f32> = (0..columns * sums).map(|index| f32::from(u8::from(belongs(index)))).collect();
+            let tensor = self.data.append(&ones, &[columns, sums], &values)?;
+            self.initializer(tensor);
+        }
+        let summed = self.graph.node(&format!("{x}.block_sums"), "MatMul", &[x, &ones], vec![]);
+        Ok(self.graph.node(&name, "Concat", &[x, &summed], vec![int("axis", -1)]))
+    }
+
+    /// Writes a quantized matrix; its scales stand in the graph as floats.
+    fn blocks(&mut self, name: &str, [rows, columns]: [usize; 2], matrix: &Quantized) -> Result<Blocks> {
+        let Quantized { scheme, codes, scales, zero_points, .. } = matrix;
+        let Scheme { bits, block } = *scheme;
+        let blocks = columns.div_ceil(block);
+        let codes = self.data.append_bytes(name, &[rows, blocks, block * bits / 8], codes)?;
+        let halves = self.data.append_halves(&format!("{name}.scales"), &[rows, blocks], scales)?;
+        let halves = self.initializer(halves);
+        // Folded when the graph is loaded: ONNX Runtime's products take scales of the type of the activations.
+        let to = vec![int("to", DataType::Float as i64)];
+        let mut grid = vec![self.graph.node(&format!("{name}.scales.floats"), "Cast", &[&halves], to)];
         if let Some(zeros) = zero_points {
             let shape = [rows, (blocks * bits).div_ceil(8)];
-            grid.push(self.data.append_bytes(&format!("{name}.zero_points"), &shape, &zeros)?);
+            let zeros = self.data.append_bytes(&format!("{name}.zero_points"), &shape, zeros)?;
+            grid.push(self.initializer(zeros));
         }
-        Ok(Blocks { bits, codes, grid })
+        Ok(Blocks { scheme: *scheme, codes, grid })
     }
 
     fn initializer(&mut self, tensor: TensorProto) -> String {

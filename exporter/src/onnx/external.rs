@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use half::f16;
+
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{StringStringEntryProto, TensorProto};
 use crate::error::{Error, Result};
@@ -33,6 +35,14 @@ impl ExternalData {
             self.write(&bytes)?;
         }
         Ok(self.initializer(name, shape, DataType::Float, offset))
+    }
+
+    /// Appends a tensor of half precision and returns the initializer that refers to it.
+    pub(crate) fn append_halves(&mut self, name: &str, shape: &[usize], values: &[f16]) -> Result<TensorProto> {
+        let offset = self.align()?;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.write(&bytes)?;
+        Ok(self.initializer(name, shape, DataType::Float16, offset))
     }
 
     /// Appends a tensor of bytes and returns the initializer that refers to it.

@@ -1,4 +1,4 @@
-//! `margay export` and `margay verify`: from a checkpoint folder to a bundle, and a bundle held against its checkpoint.
+//! `margay export` and `margay verify`: from a checkpoint to a bundle, and a bundle held against its checkpoint.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use std::time::Instant;
 use clap::Args;
 use margay::Bundle;
 use margay_exporter::{
-    Export, ExportOptions, MeasureOptions, Method, Progress, Text, Verification, WeightFormat, export_as, read_texts,
-    verify_checkpoint,
+    Export, ExportOptions, MeasureOptions, Method, Operators, Progress, Text, Verification, WeightFormat, export_as,
+    read_texts, verify_checkpoint,
 };
 use margay_trainer::Checkpoint;
 
@@ -19,8 +19,8 @@ use crate::library;
 /// What `margay export` is told.
 #[derive(Debug, Clone, Args)]
 pub struct ExportArgs {
-    /// Folder with config.json, safetensors and tokenizer.json, as Hugging Face transformers writes it
-    #[arg(long, value_name = "DIR")]
+    /// Folder with config.json, safetensors and tokenizer.json, as Hugging Face transformers writes it, or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     pub checkpoint: PathBuf,
     /// Folder of the bundle; one that is there is replaced
     #[arg(long, value_name = "BUNDLE")]
@@ -28,7 +28,10 @@ pub struct ExportArgs {
     /// How weights are stored: f32, int8 or int4
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub weights: WeightFormat,
-    /// A name for people [default: that of the checkpoint's folder]
+    /// What the graph is made of: fused (ONNX Runtime's own operators, faster) or standard (runs on every provider)
+    #[arg(long, value_name = "FORM", default_value_t)]
+    pub operators: Operators,
+    /// A name for people [default: that of the checkpoint]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// How 4-bit codes are chosen: gptq, or nearest
@@ -54,8 +57,8 @@ pub struct VerifyArgs {
     /// Folder of the bundle
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
-    /// Folder of the checkpoint that it was exported from
-    #[arg(long, value_name = "DIR")]
+    /// Folder or GGUF file of the checkpoint that it was exported from
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     pub checkpoint: PathBuf,
     /// The texts that its 4-bit weights were calibrated on, if not those that come with margay
     #[arg(long, value_name = "FILE")]
@@ -81,13 +84,14 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         architecture.max_position_embeddings,
     ))?;
     let options = ExportOptions {
-        name: args.name.clone().unwrap_or_else(|| folder_name(&args.checkpoint)),
+        name: args.name.clone().unwrap_or_else(|| name_of(&args.checkpoint)),
         licence: args.licence.clone(),
         provenance: BTreeMap::from([(
             "made-by".to_owned(),
             concat!("margay export ", env!("CARGO_PKG_VERSION")).to_owned(),
         )]),
         golden_prompts: golden_prompts(),
+        operators: args.operators,
         method: args.rounding,
         calibration: texts(args.calibration_data.as_deref())?,
         measure: args.perplexity_data.as_deref().map(|path| measure(path, args.max_perplexity_increase)).transpose()?,
@@ -149,7 +153,11 @@ pub fn verify(args: &VerifyArgs, console: &mut Console) -> Result<Verification> 
     let bundle = Bundle::open(&args.bundle)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     library::prepare(console, "")?;
-    let options = ExportOptions { golden_prompts: golden_prompts(), calibration: texts(args.calibration_data.as_deref())?, ..ExportOptions::default() };
+    let options = ExportOptions {
+        golden_prompts: golden_prompts(),
+        calibration: texts(args.calibration_data.as_deref())?,
+        ..ExportOptions::default()
+    };
     let verification = verify_checkpoint(&bundle, &checkpoint, &options)?;
     console.line(verified(&bundle.manifest().model.quantization, &verification))?;
     Ok(verification)
@@ -165,12 +173,14 @@ fn texts(path: Option<&Path>) -> Result<Vec<Text>> {
 }
 
 fn measure(path: &Path, max_perplexity_increase: Option<f64>) -> Result<MeasureOptions> {
-    Ok(MeasureOptions { data: folder_name(path), texts: read_texts(path)?, max_perplexity_increase })
+    Ok(MeasureOptions { data: name_of(path), texts: read_texts(path)?, max_perplexity_increase })
 }
 
-fn folder_name(folder: &Path) -> String {
-    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    absolute.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+/// The folder's name, or the file's without its ending.
+fn name_of(checkpoint: &Path) -> String {
+    let absolute = std::path::absolute(checkpoint).unwrap_or_else(|_| checkpoint.to_owned());
+    let name = if absolute.is_dir() { absolute.file_name() } else { absolute.file_stem() };
+    name.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Texts on which graph and trainer are compared: several scripts, code, digits, and one long enough for far positions.

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod authority;
+pub mod config;
 pub mod console;
 pub mod demo;
 mod error;
@@ -39,6 +41,10 @@ enum Command {
     Export(export::ExportArgs),
     /// Hold a bundle against the checkpoint it was exported from
     Verify(export::VerifyArgs),
+    /// Check a margay.toml, or print an example of one
+    Config(config::ConfigArgs),
+    /// Say what left the device, by its audit file
+    Audit(audit::AuditArgs),
 }
 
 /// Runs what the command line says. Exit code 0 on success, 1 on failure, 2 for a command line that makes no sense.
@@ -52,6 +58,8 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
         Command::Export(args) => export::export(&args, &mut console).map(drop),
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
+        Command::Config(args) => config::config(&args, &mut console),
+        Command::Audit(args) => audit::audit(&args, &mut console),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use margay::bundle::manifest::{FileEntry, Manifest, Model, Prompt, SCHEMA};
+use margay::bundle::manifest::{FileEntry, Manifest, Model, Operators, Prompt, SCHEMA};
 use margay::bundle::{Bundle, CalibratedPolicy, MANIFEST_FILE, POLICY_FILE};
 use margay::{DeviceOptions, Engine};
 use margay_trainer::{Architecture, Checkpoint, Device, Tokenizer};
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::canary;
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::{ExternalData, decoder_graph};
 use crate::measure::{self, Quality, of_engine, of_model};
+use crate::onnx::{ExternalData, decoder_graph};
 use crate::quantize::{Method, Recipe, WeightFormat, probe, promote};
 use crate::texts::{Text, calibration_texts};
 use crate::verify::{Verification, compare, verify};
@@ -32,6 +32,8 @@ pub struct ExportOptions {
     pub provenance: BTreeMap<String, String>,
     /// Prompts on which the graph is held against the trainer; the first is the bundle's canary.
     pub golden_prompts: Vec<String>,
+    /// What the graph is made of: fused operators are faster, standard ones run on every provider.
+    pub operators: Operators,
     /// How 4-bit codes are chosen.
     pub method: Method,
     /// Texts that show what the inputs of 4-bit matrices look like; without any, [`calibration_texts`].
@@ -133,7 +135,7 @@ pub fn export_as(
     let staging = Staging::beside(folder)?;
     let mut data = ExternalData::create(staging.path(), WEIGHTS)?;
     let written = &mut |layers| progress(Progress::Written(layers));
-    let graph = decoder_graph(architecture, &checkpoint.weights()?, &stored, &mut data, written)?;
+    let graph = decoder_graph(architecture, &checkpoint.weights()?, &stored, options.operators, &mut data, written)?;
     data.finish()?;
     staging.write(GRAPH, &graph.encode_to_vec())?;
     staging.write(TOKENIZER, tokenizer.to_json()?.as_bytes())?;
@@ -141,7 +143,7 @@ pub fn export_as(
     let mut manifest = Manifest {
         schema: SCHEMA,
         name: options.name.clone(),
-        model: describe(architecture, format),
+        model: describe(architecture, format, options.operators),
         prompt: Prompt {
             chat_template: conversation.chat_template,
             special_tokens: conversation.special_tokens,
@@ -223,7 +225,8 @@ fn recipe(
 /// Writes down what was measured.
 fn note(provenance: &mut BTreeMap<String, String>, measure: &MeasureOptions, before: &Quality, after: &Quality) {
     let data = &measure.data;
-    let perplexities = format!("{:.4} of the checkpoint, {:.4} of this bundle", before.perplexity(), after.perplexity());
+    let perplexities =
+        format!("{:.4} of the checkpoint, {:.4} of this bundle", before.perplexity(), after.perplexity());
     provenance.insert(format!("perplexity on {data}"), format!("{perplexities}, {} tokens", after.tokens));
     if let (Some(before), Some(own)) = (before.accuracy(), after.accuracy()) {
         let accuracies = format!("{before:.4} of the checkpoint, {own:.4} of this bundle, {} answers", after.answers);
@@ -285,12 +288,14 @@ const GRAPH: &str = "model.onnx";
 const WEIGHTS: &str = "model.onnx.data";
 const TOKENIZER: &str = "tokenizer.json";
 
-fn describe(a: &Architecture, format: WeightFormat) -> Model {
+fn describe(a: &Architecture, format: WeightFormat, operators: Operators) -> Model {
     Model {
         graph: GRAPH.into(),
         tokenizer: TOKENIZER.into(),
         architecture: a.model_type.clone(),
         quantization: format.to_string(),
+        operators,
+        scoring: true,
         vocabulary_size: a.vocab_size,
         context_length: a.max_position_embeddings,
         layers: a.num_hidden_layers,

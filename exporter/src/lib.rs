@@ -40,6 +40,7 @@ mod verify;
 
 pub use bundle::{Export, ExportOptions, MeasureOptions, Progress, export, export_as, verify_checkpoint, write_policy};
 pub use error::{Error, ErrorKind, Result};
+pub use margay::bundle::manifest::Operators;
 pub use measure::Quality;
 pub use quantize::{Method, WeightFormat};
 pub use texts::{Text, calibration_texts, read_texts};

@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn texts_and_answers_are_told_apart() {
-        let rows = parse("{\"text\": \"a b\", \"id\": 3}\n\n{\"input\": \"q\", \"target\": \"t\", \"metric\": \"f1\"}").unwrap();
+        let rows = parse("{\"text\": \"a b\", \"id\": 3}\n\n{\"input\": \"q\", \"target\": \"t\", \"metric\": \"f1\"}")
+            .unwrap();
         assert_eq!(rows, [Text::Plain("a b".into()), Text::Answer { input: "q".into(), target: "t".into() }]);
     }
 

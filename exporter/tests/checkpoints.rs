@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use margay::device::library::Locate;
 use margay::{Bundle, DeviceOptions, Engine, Message};
 use margay_exporter::{
-    Error, ErrorKind, Export, ExportOptions, MeasureOptions, Method, Text, WeightFormat, export_as, verify_checkpoint,
+    Error, ErrorKind, Export, ExportOptions, MeasureOptions, Method, Operators, Text, WeightFormat, export_as,
+    verify_checkpoint,
 };
 use margay_trainer::{Checkpoint, Device, argmax};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-const FAMILIES: [&str; 4] = ["llama3", "llama-bias", "qwen2", "qwen3"];
+const FAMILIES: [&str; 5] = ["llama3", "llama-bias", "qwen2", "qwen3", "gemma3"];
+const FORMS: [Operators; 2] = [Operators::Fused, Operators::Standard];
 
 /// What transformers computes.
 #[derive(Deserialize)]
@@ -52,6 +54,10 @@ fn export(family: &str, out: &Path, format: WeightFormat) -> Result<Export, Erro
     export_with(family, out, format, &options(family))
 }
 
+fn in_form(family: &str, operators: Operators) -> ExportOptions {
+    ExportOptions { operators, ..options(family) }
+}
+
 fn export_with(family: &str, out: &Path, format: WeightFormat, options: &ExportOptions) -> Result<Export, Error> {
     Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap().initialise().unwrap();
     export_as(&Checkpoint::open(&folder(family)).unwrap(), out, options, format, &mut |_| ())
@@ -84,24 +90,37 @@ fn the_trainer_computes_what_transformers_does() {
 #[test]
 fn the_graph_computes_what_transformers_does() {
     let out = tempfile::tempdir().unwrap();
-    for family in FAMILIES {
-        let golden = golden(family);
-        let bundle = export(family, &out.path().join(family), WeightFormat::F32).unwrap().bundle;
+    for (family, operators) in FAMILIES.into_iter().flat_map(|family| FORMS.map(|form| (family, form))) {
+        let (golden, case) = (golden(family), format!("{family}, {operators}"));
+        let bundle = export_with(family, &out.path().join(&case), WeightFormat::F32, &in_form(family, operators))
+            .unwrap()
+            .bundle;
         let engine = Engine::load(&bundle, DeviceOptions::default()).unwrap();
         let logits = engine.decode_logits(&golden.ids).unwrap();
+        let scores = engine.log_probabilities(&golden.ids).unwrap();
+        assert_eq!(scores.len(), golden.ids.len() - 1, "{case}");
         for (position, expected) in &golden.logits {
             let at_once = engine.logits(&golden.ids[..=*position]).unwrap();
             let difference = difference(&logits[*position], expected).max(difference(&at_once, expected));
-            assert!(difference < 2e-5, "{family} at {position}: {difference}");
+            assert!(difference < 2e-5, "{case} at {position}: {difference}");
+            if let Some(score) = scores.get(*position) {
+                let expected = log_probability(expected, golden.ids[position + 1]);
+                assert!((score - expected).abs() < 2e-5, "{case} at {position}: {score} {expected}");
+            }
         }
         let mut ids = golden.ids[..16].to_vec();
         for _ in &golden.greedy {
             ids.push(argmax(&engine.logits(&ids).unwrap()));
         }
-        assert_eq!(ids[16..], golden.greedy, "{family}");
-        assert_eq!(engine.encode_prompt(&golden.messages).unwrap(), golden.prompt, "{family}");
-        assert_eq!(bundle.manifest().prompt.stop_tokens, golden.stop_tokens, "{family}");
+        assert_eq!(ids[16..], golden.greedy, "{case}");
+        assert_eq!(engine.encode_prompt(&golden.messages).unwrap(), golden.prompt, "{case}");
+        assert_eq!(bundle.manifest().prompt.stop_tokens, golden.stop_tokens, "{case}");
     }
+}
+
+fn log_probability(logits: &[f32], id: u32) -> f32 {
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+    (f64::from(logits[id as usize]) - sum.ln()) as f32
 }
 
 /// The graph against the trainer with the very weights that are stored, so layout and zero points are right; and against
@@ -112,9 +131,14 @@ fn quantized_graphs_compute_what_their_weights_say() {
     for family in FAMILIES {
         let mut last = 0.0;
         for format in [WeightFormat::Int8, WeightFormat::Int4] {
-            let path = out.path().join(format!("{family}-{format}"));
-            let Export { bundle, verification, quantization, .. } = export(family, &path, format).unwrap();
+            let path = |operators| out.path().join(format!("{family}-{format}-{operators}"));
+            let fused = Operators::Fused;
+            let exported = export_with(family, &path(fused), format, &in_form(family, fused)).unwrap();
+            let Export { bundle, verification, quantization, .. } = exported;
             let cost = quantization.unwrap();
+            let standard =
+                export_with(family, &path(Operators::Standard), format, &in_form(family, Operators::Standard)).unwrap();
+            assert!(standard.verification.mean_kl < 2e-3, "{family} {format}: {}", standard.verification);
             assert!(verification.mean_kl < 2e-3, "{family} {format}: {verification}");
             assert!(cost.mean_kl > last && cost.mean_kl < 0.2, "{family} {format}: {cost}");
             last = cost.mean_kl;
@@ -162,7 +186,8 @@ fn a_checkpoint_with_more_than_its_configuration_says_is_refused() {
 }
 
 fn measured(max_perplexity_increase: Option<f64>) -> ExportOptions {
-    let texts = ["what is the name of the cat, and who are one two three four five?", "Überall 1234 Katzen und 77 Hunde!"];
+    let texts =
+        ["what is the name of the cat, and who are one two three four five?", "Überall 1234 Katzen und 77 Hunde!"];
     let mut texts: Vec<Text> = texts.map(|text| Text::Plain(text.into())).into();
     texts.push(Text::Answer { input: "who are you".into(), target: "a cat".into() });
     let measure = MeasureOptions { data: "cats.jsonl".into(), texts, max_perplexity_increase };
@@ -178,7 +203,9 @@ fn perplexity_and_accuracy_are_measured_before_and_after() {
     let ratio = after.perplexity() / before.perplexity();
     assert!((ratio - 1.0).abs() < 5e-3 && ratio != 1.0, "{ratio}");
     let provenance = &exported.bundle.manifest().provenance;
-    assert!(provenance["perplexity on cats.jsonl"].starts_with(&format!("{:.4} of the checkpoint", before.perplexity())));
+    assert!(
+        provenance["perplexity on cats.jsonl"].starts_with(&format!("{:.4} of the checkpoint", before.perplexity()))
+    );
     assert!(provenance["accuracy on cats.jsonl"].ends_with("1 answers"));
 }
 

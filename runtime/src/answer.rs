@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::digest::ModelDigest;
 use crate::error::Error;
+use crate::tool::ToolCall;
 
 /// The end of a query: the text, who wrote it, and everything that led to it.
 ///
@@ -15,15 +16,19 @@ use crate::error::Error;
 /// | --- | --- | --- | --- |
 /// | local | none | none | the device was sure enough |
 /// | cloud | some | none | the device was not, the cloud answered |
-/// | queued | some | some, or none with `breaker-open` | the device was not, and the cloud will be asked later |
+/// | queued | some | some, or none with `breaker-open`, `offline` | the device was not, and the cloud will be asked later |
 /// | local or abstained | some | some | the device was not, and the cloud failed |
 /// | local or abstained | `over-budget` | some | the device was not, and the cloud would have cost too much |
-/// | local or abstained | `breaker-open`, `local-only` | none | the device was not, and the cloud could not be asked |
+/// | local or abstained | `breaker-open`, `offline`, `local-only` | none | the device was not, and the cloud could not be asked |
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Answer {
     /// The answer; empty if nobody gives one.
     pub text: String,
+    /// Functions that the large model asks for.
+    pub tool_calls: Vec<ToolCall>,
+    /// Why the large model's answer ends where it ends, in its server's word.
+    pub finish_reason: Option<String>,
     /// Who wrote it.
     pub origin: Origin,
     /// The device's confidence by `rule`, of as much as it wrote; `None` if there was nothing to score.

@@ -5,32 +5,35 @@
 mod blocking;
 mod builder;
 mod device;
+mod outlet;
+mod query;
 #[cfg_attr(not(feature = "stores"), path = "cascade/no_queue.rs")]
 mod queue;
+mod stream;
+mod update;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
 
-use margay_policy::guard::CircuitBreaker;
-use margay_policy::{Reason, Verdict};
-use tracing::{Instrument as _, Span, field};
+use margay_policy::guard::BreakerState;
 
-use crate::answer::{Answer, Origin};
-use crate::cloud::{Clock, CloudAnswer, LargeModel, limited};
-use crate::error::{Error, ErrorKind, Result};
+use crate::answer::Answer;
+use crate::error::Result;
 use crate::request::{LocalOnly, Request};
+use crate::telemetry::traced;
 
 use self::blocking::Blocking;
 pub use self::builder::CascadeBuilder;
-use self::device::{Device, Draft};
-use self::queue::Queue;
+use self::outlet::Outlet;
+use self::query::Parts;
+pub use self::stream::{AnswerStream, BlockingStream, Stream, StreamEvent};
+pub use self::update::Update;
 
-/// A small model on the device with a large one behind it.
+/// A small model on the device with a large one behind it. Clones share everything.
 ///
 /// ```no_run
-/// use margay::cloud::{OpenAiClient, Token, Wanted};
-/// use margay::{Bundle, Cascade, DeviceOptions, Engine, OnCloudFailure, Request};
+/// use margay::cloud::{CloudClient, Token, Wanted};
+/// use margay::{Bundle, Cascade, DeviceOptions, Engine, OnCloudFailure, Request, Stream, StreamEvent};
 ///
 /// # async fn ask() -> margay::Result<()> {
 /// let bundle = Bundle::open("small.bundle")?;
@@ -38,7 +41,7 @@ use self::queue::Queue;
 ///     .engine(Engine::load(&bundle, DeviceOptions::default())?)
 ///     .policy(bundle.policy().cloned().unwrap())
 ///     .cloud(
-///         OpenAiClient::builder("https://api.example.com/v1", "large-model")
+///         CloudClient::openai("https://api.example.com/v1", "large-model")
 ///             .token(|_: Wanted| async { Ok(Token::new(std::env::var("CLOUD_TOKEN")?)) })
 ///             .build()?,
 ///     )
@@ -46,21 +49,25 @@ use self::queue::Queue;
 ///     .build()?;
 /// let answer = cascade.answer(Request::user("wake me at six")).await?;
 /// println!("{} ({}, {:?})", answer.text, answer.origin, answer.reason);
+///
+/// let mut events = cascade.stream(Request::user("and at seven"), Stream::Optimistic);
+/// while let Some(event) = events.next().await {
+///     match event? {
+///         StreamEvent::Token { text, .. } => print!("{text}"),
+///         StreamEvent::Superseded { .. } => println!(" ... no, wait:"),
+///         StreamEvent::Done(answer) => println!(" ({})", answer.origin),
+///         _ => {}
+///     }
+/// }
 /// # Ok(()) }
 /// ```
 ///
 /// A breaker stands before the cloud: after repeated failures it is left alone for a while, and queries that would have
 /// gone there are treated as [`OnCloudFailure`] says at once.
+#[derive(Clone)]
 pub struct Cascade {
-    device: Device,
-    cloud: Box<dyn LargeModel>,
-    queue: Queue,
-    on_cloud_failure: OnCloudFailure,
-    breaker: Mutex<CircuitBreaker>,
-    /// Where the breaker's ticks begin.
-    epoch: Instant,
-    clock: Arc<dyn Clock>,
-    blocking: Blocking,
+    parts: Arc<Parts>,
+    blocking: Arc<Blocking>,
 }
 
 /// What becomes of a query that the device is unsure of when the cloud fails or must not be asked.
@@ -70,7 +77,7 @@ pub enum OnCloudFailure {
     /// The device's answer, with reason and error beside it. An answer that was stopped early is generated again, whole.
     #[default]
     FallBackToLocal,
-    /// No answer: [`Origin::Abstained`] and an empty text, with reason and error beside it.
+    /// No answer: [`crate::Origin::Abstained`] and an empty text, with reason and error beside it.
     Abstain,
     /// The error itself. A [`LocalOnly`] request has none to give and abstains.
     Fail,
@@ -89,9 +96,33 @@ impl Cascade {
     ///
     /// # Errors
     /// What [`crate::Engine::generate`] fails with; what the cloud fails with under [`OnCloudFailure::Fail`];
-    /// [`ErrorKind::Deadline`] if there is not even a whole answer of the device by then; [`ErrorKind::Cancelled`].
+    /// [`crate::ErrorKind::Deadline`] if there is not even a whole answer of the device by then;
+    /// [`crate::ErrorKind::Cancelled`].
     pub async fn answer(&self, request: Request) -> Result<Answer> {
-        traced(self.answer_or_defer(request)).await
+        traced(self.parts.answer(&request, None)).await
+    }
+
+    /// The same answer as it comes. Its errors are those of [`Cascade::answer`], and one more: once some of the large model's
+    /// text was handed out there is no other answer in its place, and the error holds it as
+    /// [`crate::Error::partial_text`].
+    pub fn stream(&self, request: Request, mode: Stream) -> AnswerStream {
+        let outlet = Arc::new(Outlet::new(mode));
+        let (parts, events) = (Arc::clone(&self.parts), Arc::clone(&outlet));
+        let driver = async move {
+            let answer = traced(parts.answer(&request, Some(&events))).await?;
+            events.settle(&answer.text, answer.origin, answer.reason);
+            Ok(answer)
+        };
+        AnswerStream::new(outlet, Box::pin(driver))
+    }
+
+    /// The device's answer at once, sure or not, and a better one later if it is not sure: the large model is asked when the
+    /// [`Update`] is awaited. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// What [`crate::Engine::generate`] fails with.
+    pub async fn answer_now(&self, request: Request) -> Result<(Answer, Option<Update>)> {
+        update::answer_now(&self.parts, request).await
     }
 
     /// Answers on the device, sure or not. Needs a tokio runtime.
@@ -99,145 +130,35 @@ impl Cascade {
     /// # Errors
     /// What [`crate::Engine::generate`] fails with.
     pub async fn answer_local(&self, request: LocalOnly<Request>) -> Result<Answer> {
-        let keep_unsure = self.on_cloud_failure == OnCloudFailure::FallBackToLocal;
-        traced(self.device.answer(request, keep_unsure)).await
+        traced(self.parts.answer_local(request)).await
     }
 
     /// [`Cascade::answer`] for callers without a runtime; the first call starts one with a single thread.
     ///
     /// # Errors
-    /// As [`Cascade::answer`]; [`ErrorKind::InvalidRequest`] on a thread that belongs to a tokio runtime.
+    /// As [`Cascade::answer`]; [`crate::ErrorKind::InvalidRequest`] on a thread that belongs to a tokio runtime.
     pub fn answer_blocking(&self, request: Request) -> Result<Answer> {
         self.blocking.run(self.answer(request))
     }
 
-    async fn answer_or_defer(&self, request: Request) -> Result<Answer> {
-        let draft = self.device.draft(&request).await?;
-        match draft.decision.verdict {
-            Verdict::Keep => Ok(draft.into_answer(Origin::Local, None)),
-            Verdict::Abstain(reason) => Ok(draft.into_answer(Origin::Abstained, Some(reason))),
-            Verdict::Defer(reason) => self.defer(&request, draft, reason).await,
-        }
+    /// [`Cascade::stream`] for callers without a runtime.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidRequest`] on a thread that belongs to a tokio runtime.
+    pub fn stream_blocking(&self, request: Request, mode: Stream) -> Result<BlockingStream> {
+        let runtime = self.blocking.handle()?;
+        Ok(BlockingStream::new(self.stream(request, mode), runtime))
     }
 
-    async fn defer(&self, request: &Request, draft: Draft, reason: Reason) -> Result<Answer> {
-        let request = &*self.queue.keyed(request);
-        if !self.breaker().permit(self.ticks()) {
-            return self.without_cloud(request, draft, Reason::BreakerOpen, None).await;
-        }
-        let asked = self.clock.now();
-        let outcome = limited(&*self.clock, request, self.cloud.answer(request)).await;
-        let took = self.clock.now() - asked;
-        self.report(&outcome);
-        let mut answer = match outcome {
-            Ok(CloudAnswer { text, usage, cost, attempts, .. }) => {
-                let mut answer = draft.into_answer(Origin::Cloud, Some(reason));
-                (answer.text, answer.usage.cloud, answer.cost, answer.attempts) = (text, usage, cost, attempts);
-                answer
-            }
-            Err(error) if error.is_cancelled() => return Err(error),
-            Err(error) if error.kind() == ErrorKind::Budget => {
-                self.without_cloud(request, draft, Reason::OverBudget, Some(error)).await?
-            }
-            Err(error) => self.without_cloud(request, draft, reason, Some(error)).await?,
-        };
-        answer.timings.cloud = Some(took);
-        Ok(answer)
-    }
-
-    /// The end of a query whose answer was to come from the cloud and does not.
-    async fn without_cloud(
-        &self,
-        request: &Request,
-        mut draft: Draft,
-        reason: Reason,
-        error: Option<Error>,
-    ) -> Result<Answer> {
-        if let Some(ticket) = self.queue.put(request, error.as_ref()).await {
-            let mut answer = draft.into_answer(Origin::Queued, Some(reason));
-            (answer.ticket, answer.cloud_error) = (Some(ticket), error);
-            return Ok(answer);
-        }
-        let origin = match self.on_cloud_failure {
-            OnCloudFailure::Fail => return Err(error.unwrap_or_else(breaker_open)),
-            OnCloudFailure::Abstain => Origin::Abstained,
-            OnCloudFailure::FallBackToLocal => {
-                if let Err(again) = self.device.complete(request, &mut draft).await {
-                    return Err(match error {
-                        Some(error) => again.with_source(error),
-                        None => again,
-                    });
-                }
-                Origin::Local
-            }
-        };
-        let mut answer = draft.into_answer(origin, Some(reason));
-        answer.cloud_error = error;
-        Ok(answer)
-    }
-
-    /// Tells the breaker what the outcome says about the cloud. A deadline that passes while it is silent counts
-    /// against it; a request it refuses shows that it is there; one that was cancelled or never sent shows nothing.
-    fn report(&self, outcome: &Result<CloudAnswer>) {
-        match outcome.as_ref().map_err(Error::kind) {
-            Err(ErrorKind::Cancelled | ErrorKind::Budget | ErrorKind::Store | ErrorKind::Io) => {}
-            Ok(_) | Err(ErrorKind::Rejected | ErrorKind::Unauthorized | ErrorKind::InvalidRequest) => {
-                self.breaker().succeed();
-            }
-            Err(_) => self.breaker().fail(self.ticks()),
-        }
-    }
-
-    fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Milliseconds since the cascade was built.
-    fn ticks(&self) -> u64 {
-        let elapsed = self.clock.now().saturating_duration_since(self.epoch);
-        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    /// What the breaker before the large model lets through now.
+    #[must_use]
+    pub fn breaker_state(&self) -> BreakerState {
+        self.parts.breaker_state()
     }
 }
 
 impl fmt::Debug for Cascade {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cascade")
-            .field("device", &self.device)
-            .field("on_cloud_failure", &self.on_cloud_failure)
-            .finish_non_exhaustive()
+        self.parts.fmt(f)
     }
-}
-
-fn breaker_open() -> Error {
-    Error::new(ErrorKind::Connect, "the cloud has failed too often lately and is left alone for a while")
-}
-
-/// Runs a query in its span, and writes down how it ended: facts about the answer, never its text or the prompt's.
-async fn traced(query: impl Future<Output = Result<Answer>>) -> Result<Answer> {
-    let span = tracing::info_span!(
-        "answer",
-        origin = field::Empty,
-        score = field::Empty,
-        threshold = field::Empty,
-        rule = field::Empty,
-        reason = field::Empty,
-        error = field::Empty,
-    );
-    let outcome = query.instrument(span.clone()).await;
-    match &outcome {
-        Ok(answer) => record(&span, answer),
-        Err(error) => {
-            span.record("error", field::debug(error.kind()));
-        }
-    }
-    outcome
-}
-
-fn record(span: &Span, answer: &Answer) {
-    span.record("origin", answer.origin.name());
-    span.record("score", answer.score.map(|score| f64::from(score.value())));
-    span.record("threshold", f64::from(answer.threshold.value()));
-    span.record("rule", field::display(answer.rule));
-    span.record("reason", answer.reason.map(Reason::as_str));
-    span.record("error", answer.cloud_error.as_ref().map(|error| field::debug(error.kind())));
 }

@@ -21,6 +21,7 @@ struct Inner {
     message: Cow<'static, str>,
     source: Option<Source>,
     free_of_charge: bool,
+    partial: Option<String>,
 }
 
 /// The kinds of failure, each with its cause and what the caller does next.
@@ -59,12 +60,14 @@ pub enum ErrorKind {
     Server,
     /// The cloud's answer is not one: not JSON, a field missing, over a size cap. Report it to the provider.
     Malformed,
-    /// The cloud's answer ended before it was complete. What had come is in the message's source.
+    /// The cloud's answer ended before it was complete. What of it was handed out is [`Error::partial_text`].
     Truncated,
     /// Asking the cloud would cost more than is left of the budget. Wait for the next period or raise the limit.
     Budget,
     /// The outbox has no room. Drain it, acknowledge results or raise its caps.
     QueueFull,
+    /// A configuration file is malformed or makes no sense. The message has its path, line and column.
+    Configuration,
     /// A store on disk (audit file, budget, outbox) is damaged, held by another process or of another version.
     /// It is left as it is.
     Store,
@@ -74,7 +77,15 @@ impl Error {
     /// An error with a message of one line; for those who implement this crate's traits, and for their tests.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { inner: Box::new(Inner { kind, message: message.into(), source: None, free_of_charge: false }) }
+        Self {
+            inner: Box::new(Inner {
+                kind,
+                message: message.into(),
+                source: None,
+                free_of_charge: false,
+                partial: None,
+            }),
+        }
     }
 
     /// The same error with its cause, which may hold no secret: it is printed with it.
@@ -89,6 +100,20 @@ impl Error {
     pub fn free_of_charge(mut self, free: bool) -> Self {
         self.inner.free_of_charge = free;
         self
+    }
+
+    /// The same error, which came in the midst of an answer: what of it the caller has already.
+    #[must_use]
+    pub fn with_partial_text(mut self, text: impl Into<String>) -> Self {
+        self.inner.partial = Some(text.into());
+        self
+    }
+
+    /// What the caller was given of an answer before this ended it; `None` if that was nothing. Neither `Display` nor `Debug`
+    /// show it.
+    #[must_use]
+    pub fn partial_text(&self) -> Option<&str> {
+        self.inner.partial.as_deref()
     }
 
     /// Which kind of failure this is.

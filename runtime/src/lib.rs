@@ -42,12 +42,16 @@
 //! # Features
 //! | feature | gives |
 //! | --- | --- |
-//! | `cloud` (default) | deferral over HTTPS: the modules `cloud` and `privacy`, `Cascade`, `Answer` |
+//! | `cloud` (default) | deferral over HTTPS: the modules `cloud`, `privacy` and `telemetry`, `Cascade`, `Answer` |
 //! | `stores` | what survives a restart: the module `stores` with budgets and the outbox; implies `cloud` |
+//! | `configuration` | the module `configuration`: `margay.toml`, and everything it describes; implies `stores` |
+//! | `testing` | the module `testing`: a cloud that misbehaves on purpose and a clock that stands still |
 //! | `fetch` | [`device::library`] can fetch ONNX Runtime with the Python package installer; for desktops and CI |
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+#[cfg(feature = "configuration")]
+pub mod configuration;
 pub mod device;
 #[cfg(feature = "cloud")]
 mod durable;
@@ -56,6 +60,11 @@ mod error;
 mod request;
 #[cfg(feature = "stores")]
 pub mod stores;
+#[cfg(feature = "cloud")]
+pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod tool;
 
 #[cfg(feature = "cloud")]
 mod answer;
@@ -70,8 +79,9 @@ pub mod privacy;
 pub use answer::{Answer, AnswerTimings, Money, Origin, Ticket, Tokens, Usage};
 pub use bundle::Bundle;
 #[cfg(feature = "cloud")]
-pub use cascade::{Cascade, CascadeBuilder, OnCloudFailure};
+pub use cascade::{AnswerStream, BlockingStream, Cascade, CascadeBuilder, OnCloudFailure, Stream, StreamEvent, Update};
 pub use engine::{DeviceOptions, Engine, Finish, Generation, Report, Timings, Token};
 pub use error::{Error, ErrorKind, Result};
 pub use margay_policy as policy;
-pub use request::{Cancel, CancelGuard, Deadline, LocalOnly, Message, Request};
+pub use request::{Cancel, CancelGuard, Deadline, LocalOnly, Message, Priority, Privacy, Request};
+pub use tool::{Tool, ToolCall};

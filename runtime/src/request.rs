@@ -7,34 +7,86 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::tool::{Tool, ToolCall};
 
-/// One turn of a conversation.
+/// One turn of a conversation, written in JSON as OpenAI's API does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Message {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
-    /// The text of the turn.
+    /// The text of the turn; the result, if it is a tool's.
+    #[serde(default)]
     pub content: String,
+    /// Functions that the model asked for in this turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// Which call a turn of role `tool` answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
 }
 
 impl Message {
+    /// A turn of whoever `role` names.
+    #[must_use]
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), tool_calls: Vec::new(), tool_call_id: None }
+    }
+
     /// A turn of the person asking.
     #[must_use]
     pub fn user(content: impl Into<String>) -> Self {
-        Self { role: "user".into(), content: content.into() }
+        Self::new("user", content)
     }
 
     /// A turn of the model answering.
     #[must_use]
     pub fn assistant(content: impl Into<String>) -> Self {
-        Self { role: "assistant".into(), content: content.into() }
+        Self::new("assistant", content)
     }
 
     /// Instructions that stand before the conversation.
     #[must_use]
     pub fn system(content: impl Into<String>) -> Self {
-        Self { role: "system".into(), content: content.into() }
+        Self::new("system", content)
     }
+
+    /// What a function returned that the model had asked for under this id.
+    #[must_use]
+    pub fn tool(tool_call_id: impl Into<String>, result: impl Into<String>) -> Self {
+        Self { tool_call_id: Some(tool_call_id.into()), ..Self::new("tool", result) }
+    }
+
+    /// The same turn, in which the model asks for these functions.
+    #[must_use]
+    pub fn tool_calls(mut self, calls: Vec<ToolCall>) -> Self {
+        self.tool_calls = calls;
+        self
+    }
+}
+
+/// What may be kept of a request on disk or in memory beyond its own time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Privacy {
+    /// It may wait in the outbox, and its answer in the response cache.
+    #[default]
+    Storable,
+    /// It may go to the cloud, but is never written down: no outbox, no response cache. What must not even leave is a
+    /// [`LocalOnly`].
+    Transient,
+}
+
+/// What goes first when prompts wait. Within one priority, what came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Priority {
+    /// Before everything else.
+    High,
+    /// In between.
+    #[default]
+    Normal,
+    /// After everything else.
+    Low,
 }
 
 /// One question to a model or a cascade.
@@ -50,6 +102,12 @@ pub struct Request {
     pub class: Option<String>,
     /// What lets the cloud recognise a repeated question; `None` is a new key for every question.
     pub idempotency_key: Option<String>,
+    /// Functions that the large model may ask for; the small one is not told of them.
+    pub tools: Vec<Tool>,
+    /// What may be kept of it.
+    pub privacy: Privacy,
+    /// What goes first if it has to wait for the cloud.
+    pub priority: Priority,
     /// When the whole query, cloud included, must be over.
     pub deadline: Deadline,
     /// Stops the query from another thread.
@@ -72,6 +130,9 @@ impl Request {
             max_tokens: 256,
             class: None,
             idempotency_key: None,
+            tools: Vec::new(),
+            privacy: Privacy::default(),
+            priority: Priority::default(),
             deadline: Deadline::NEVER,
             cancel: Cancel::default(),
         }
@@ -102,6 +163,27 @@ impl Request {
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// The same request with functions that the large model may ask for.
+    #[must_use]
+    pub fn tools(mut self, tools: Vec<Tool>) -> Self {
+        self.tools = tools;
+        self
+    }
+
+    /// The same request, of which no more may be kept than this.
+    #[must_use]
+    pub fn privacy(mut self, privacy: Privacy) -> Self {
+        self.privacy = privacy;
+        self
+    }
+
+    /// The same request, to wait for the cloud among those of this priority.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
         self
     }
 

@@ -1,1 +1,4 @@
-//! The tests are in `tests/`; this crate has nothing else.
+//! What the tests in `tests/` share. The tests themselves are there.
+
+pub mod python;
+pub mod smollm2;

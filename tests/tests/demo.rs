@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use margay::cloud::{OpenAiClient, Retry, Roots};
+use margay::cloud::{CloudClient, Retry, Roots};
 use margay::policy::{Policy, Rule, Threshold};
 use margay::{Bundle, Cascade, Deadline, DeviceOptions, Engine, ErrorKind, OnCloudFailure, Origin, Request};
 use margay_cli::console::Console;
@@ -186,7 +186,7 @@ fn a_cloud_that_dies_is_an_error_or_a_marked_local_answer(folder: &Path) {
         let mut policy = small.policy().unwrap().clone();
         policy.policy = Policy::new(Rule::ChowAverage, Threshold::DEFER_ALL);
         let cascade = |then| {
-            let client = OpenAiClient::builder(server.endpoint(), "large")
+            let client = CloudClient::openai(server.endpoint(), "large")
                 .roots(Roots::Pem(server.ca_pem().as_bytes().to_vec()))
                 .retry(Retry { attempts: 2, ..Retry::default() })
                 .build();

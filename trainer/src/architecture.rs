@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Dimensions of a Llama-style decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention. Qwen's families
-/// add biases or norms inside attention.
+/// add biases or norms inside attention; Gemma's norms both ends of a branch, and most of its layers see only a window.
 ///
 /// Serialises to a `config.json` that Hugging Face transformers loads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Architecture {
-    /// Family: `llama`, `qwen2` (biases on query, key and value) or `qwen3` (norms on query and key heads).
+    /// Family: `llama`, `qwen2` (biases on query, key and value), `qwen3` (norms on query and key heads) or
+    /// `gemma3_text` (GeGLU, four norms in a layer that scale by one plus their weight, scaled embeddings).
     pub model_type: String,
     /// Entries in the vocabulary.
     pub vocab_size: usize,
@@ -27,6 +28,9 @@ pub struct Architecture {
     pub num_key_value_heads: usize,
     /// Width of one head, a multiple of 16.
     pub head_dim: usize,
+    /// Scores of attention are divided by the square root of this; without it, of the head's width.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_pre_attn_scalar: Option<f64>,
     /// Longest sequence, in tokens.
     pub max_position_embeddings: usize,
     /// Added to the mean square under RMSNorm's root.
@@ -36,6 +40,9 @@ pub struct Architecture {
     /// How the rotary frequencies were stretched to a longer context, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<Llama3Scaling>,
+    /// Layers that see a window of the latest keys only, if there are any.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub sliding: Option<SlidingLayers>,
     /// Whether all four projections of attention have a bias (`llama` and `qwen3`; what `qwen2` has is fixed).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub attention_bias: bool,
@@ -65,10 +72,12 @@ impl Architecture {
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
             head_dim: hidden.checked_div(heads).unwrap_or(0),
+            query_pre_attn_scalar: None,
             max_position_embeddings: 64,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
             rope_scaling: None,
+            sliding: None,
             attention_bias: false,
             tie_word_embeddings: true,
         }
@@ -107,9 +116,21 @@ impl Architecture {
         if !self.head_dim.is_multiple_of(HEAD_MULTIPLE) {
             return refuse(format!("head_dim: {} is not a multiple of {HEAD_MULTIPLE}", self.head_dim));
         }
-        for (name, value) in [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)] {
+        let local_base = self.sliding.as_ref().map(|sliding| ("rope_local_base_freq", sliding.rope_theta));
+        let scalar = self.query_pre_attn_scalar.map(|scalar| ("query_pre_attn_scalar", scalar));
+        let always = [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)];
+        for (name, value) in always.into_iter().chain(local_base).chain(scalar) {
             if !(value.is_finite() && value > 0.0) {
                 return refuse(format!("{name}: {value} is not a positive number"));
+            }
+        }
+        if let Some(SlidingLayers { width, layer_types, .. }) = &self.sliding {
+            if *width == 0 || *width > MAX_DIMENSION {
+                return refuse(format!("sliding_window: {width} is outside 1..={MAX_DIMENSION}"));
+            }
+            if layer_types.len() != self.num_hidden_layers {
+                let count = layer_types.len();
+                return refuse(format!("layer_types: has {count} entries for {} layers", self.num_hidden_layers));
             }
         }
         self.rope_scaling.as_ref().map_or(Ok(()), Llama3Scaling::validate)
@@ -130,15 +151,63 @@ impl Architecture {
     /// Whether every query and key head is normed before it is turned.
     #[must_use]
     pub fn head_norms(&self) -> bool {
-        self.model_type == QWEN3
+        self.model_type == QWEN3 || self.model_type == GEMMA3
     }
 
-    /// Radians by which each pair of lanes turns from one position to the next, `[head / 2]`.
+    /// Whether what attention and the MLP add to the residual stream is normed too. The norm before the MLP is then
+    /// `pre_feedforward_layernorm`, and `post_attention_layernorm` stands where its name says.
+    #[must_use]
+    pub fn sandwich_norms(&self) -> bool {
+        self.model_type == GEMMA3
+    }
+
+    /// What a norm adds to its stored weight before it scales by it.
+    #[must_use]
+    pub fn norm_offset(&self) -> f32 {
+        if self.model_type == GEMMA3 { 1.0 } else { 0.0 }
+    }
+
+    /// What the token embedding is multiplied by where it enters the residual stream; a tied head uses it as it is.
+    #[must_use]
+    pub fn embedding_scale(&self) -> Option<f32> {
+        (self.model_type == GEMMA3).then(|| (self.hidden_size as f32).sqrt())
+    }
+
+    /// What the MLP's gate passes through.
+    #[must_use]
+    pub fn activation(&self) -> Activation {
+        if self.model_type == GEMMA3 { Activation::GeluTanh } else { Activation::Silu }
+    }
+
+    /// What the product of a query and a key is multiplied by.
+    #[must_use]
+    pub fn attention_scale(&self) -> f64 {
+        self.query_pre_attn_scalar.unwrap_or(self.head_dim as f64).sqrt().recip()
+    }
+
+    /// How many of the latest keys a layer sees, the position's own included; `None` is all of them.
+    #[must_use]
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        let sliding = self.sliding.as_ref()?;
+        (sliding.layer_types.get(layer) == Some(&LayerType::Sliding)).then_some(sliding.width)
+    }
+
+    /// Radians by which each pair of lanes turns from one position to the next, `[head / 2]`, in layers that see all keys.
     #[must_use]
     pub fn rotary_frequencies(&self) -> Vec<f64> {
+        let stretch = |frequency| self.rope_scaling.as_ref().map_or(frequency, |s| s.stretch(frequency));
+        self.frequencies(self.rope_theta).map(stretch).collect()
+    }
+
+    /// The same in layers with a window, if there are any.
+    #[must_use]
+    pub fn local_rotary_frequencies(&self) -> Option<Vec<f64>> {
+        self.sliding.as_ref().map(|sliding| self.frequencies(sliding.rope_theta).collect())
+    }
+
+    fn frequencies(&self, base: f64) -> impl Iterator<Item = f64> {
         let half = self.head_dim / 2;
-        let plain = (0..half).map(|lane| self.rope_theta.powf(-(lane as f64) / half as f64));
-        plain.map(|frequency| self.rope_scaling.as_ref().map_or(frequency, |s| s.stretch(frequency))).collect()
+        (0..half).map(move |lane| base.powf(-(lane as f64) / half as f64))
     }
 
     /// Width of all query heads together.
@@ -162,7 +231,8 @@ impl Architecture {
     #[must_use]
     pub fn parameters(&self) -> u64 {
         let embeddings = self.vocab_size * self.hidden_size * if self.tie_word_embeddings { 1 } else { 2 };
-        let norms = self.hidden_size * (2 * self.num_hidden_layers + 1);
+        let layer_norms = if self.sandwich_norms() { 4 } else { 2 };
+        let norms = self.hidden_size * (layer_norms * self.num_hidden_layers + 1);
         let head_norms = if self.head_norms() { 2 * self.head_dim } else { 0 };
         let input_biases = if self.input_bias() { self.query_size() + 2 * self.key_value_size() } else { 0 };
         let output_bias = if self.output_bias() { self.hidden_size } else { 0 };
@@ -178,6 +248,39 @@ impl Architecture {
     pub fn flops_per_token(&self) -> u64 {
         2 * (self.num_hidden_layers * self.layer_matrix() + self.vocab_size * self.hidden_size) as u64
     }
+}
+
+/// The gate's nonlinearity in an MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x sigmoid(x)`: SwiGLU.
+    Silu,
+    /// GELU by its approximation with the hyperbolic tangent: GeGLU.
+    GeluTanh,
+}
+
+/// Layers that see the latest keys only, between others that see all (Gemma 3, arXiv 2503.19786, section 2.1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlidingLayers {
+    /// Keys that such a layer sees, the position's own included.
+    #[serde(rename = "sliding_window")]
+    pub width: usize,
+    /// What each layer sees, first to last.
+    pub layer_types: Vec<LayerType>,
+    /// Base of the rotary frequencies in layers with a window, which stretching leaves as they are.
+    #[serde(rename = "rope_local_base_freq")]
+    pub rope_theta: f64,
+}
+
+/// What a layer's attention sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LayerType {
+    /// All keys up to the position's own.
+    #[serde(rename = "full_attention")]
+    Full,
+    /// The latest of them.
+    #[serde(rename = "sliding_attention")]
+    Sliding,
 }
 
 /// Llama 3's stretched rotary frequencies, `rope_type` `llama3`: long waves slow down by `factor`, short ones stay,
@@ -225,10 +328,11 @@ impl Llama3Scaling {
     }
 }
 
-const LLAMA: &str = "llama";
-const QWEN2: &str = "qwen2";
-const QWEN3: &str = "qwen3";
-const FAMILIES: [&str; 3] = [LLAMA, QWEN2, QWEN3];
+pub(crate) const LLAMA: &str = "llama";
+pub(crate) const QWEN2: &str = "qwen2";
+pub(crate) const QWEN3: &str = "qwen3";
+pub(crate) const GEMMA3: &str = "gemma3_text";
+const FAMILIES: [&str; 4] = [LLAMA, QWEN2, QWEN3, GEMMA3];
 
 /// No dimension of a model that runs on a device comes near; a larger one is a mistake in the file.
 const MAX_DIMENSION: usize = 1 << 24;

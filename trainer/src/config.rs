@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::architecture::{Architecture, Llama3Scaling};
+use crate::architecture::{Activation, Architecture, GEMMA3, LayerType, Llama3Scaling, SlidingLayers};
 
 /// The fields that say what is computed. Defaults are those of transformers' configuration classes.
 #[derive(Debug, Deserialize)]
@@ -24,10 +24,10 @@ struct ConfigFile {
     rope_scaling: Option<Value>,
     /// What transformers 5 writes instead of the two above.
     rope_parameters: Option<Value>,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default = "default_activation")]
-    hidden_act: String,
+    tie_word_embeddings: Option<bool>,
+    hidden_act: Option<String>,
+    /// What Gemma calls it.
+    hidden_activation: Option<String>,
     #[serde(default)]
     attention_bias: bool,
     #[serde(default)]
@@ -36,17 +36,34 @@ struct ConfigFile {
     use_sliding_window: bool,
     quantization_config: Option<Value>,
     eos_token_id: Option<Ids>,
+    // Gemma's own.
+    query_pre_attn_scalar: Option<f64>,
+    sliding_window: Option<usize>,
+    layer_types: Option<Vec<LayerType>>,
+    /// One layer in so many sees all keys; older files have it instead of the types.
+    sliding_window_pattern: Option<usize>,
+    #[serde(rename = "_sliding_window_pattern")]
+    hidden_pattern: Option<usize>,
+    rope_local_base_freq: Option<f64>,
+    attn_logit_softcapping: Option<f64>,
+    final_logit_softcapping: Option<f64>,
+    #[serde(default)]
+    use_bidirectional_attention: bool,
 }
 
 fn default_epsilon() -> f64 {
     1e-6
 }
 
-fn default_activation() -> String {
-    "silu".into()
-}
-
 const DEFAULT_THETA: f64 = 10_000.0;
+
+/// Gemma 3's defaults where they are others.
+mod gemma3 {
+    pub(super) const THETA: f64 = 1_000_000.0;
+    pub(super) const HEAD: usize = 256;
+    pub(super) const WINDOW: usize = 4096;
+    pub(super) const PATTERN: usize = 6;
+}
 
 /// What makes the rotary frequencies, in `rope_scaling` or `rope_parameters`.
 #[derive(Debug, Deserialize)]
@@ -90,48 +107,110 @@ pub(crate) fn parse(json: &[u8]) -> Result<(Architecture, Vec<u32>), String> {
         ("mlp_bias", file.mlp_bias),
         ("use_sliding_window", file.use_sliding_window),
         ("quantization_config", file.quantization_config.is_some()),
+        ("attn_logit_softcapping", file.attn_logit_softcapping.is_some()),
+        ("final_logit_softcapping", file.final_logit_softcapping.is_some()),
+        ("use_bidirectional_attention", file.use_bidirectional_attention),
     ] {
         if set {
             return Err(format!("{field}: not supported"));
         }
     }
-    if file.hidden_act != "silu" {
-        return Err(format!("hidden_act: `{}` is not supported, only `silu`", file.hidden_act));
-    }
-    let (rope_theta, rope_scaling) = rope(&file)?;
+    let gemma = file.model_type == GEMMA3;
+    let (field, activation) = match &file.hidden_activation {
+        Some(activation) if gemma => ("hidden_activation", Some(activation)),
+        _ => ("hidden_act", file.hidden_act.as_ref()),
+    };
+    let rotary = rope(&file)?;
     let square = file.hidden_size.checked_div(file.num_attention_heads).unwrap_or(0);
     let architecture = Architecture {
+        num_key_value_heads: file.num_key_value_heads.unwrap_or(file.num_attention_heads),
+        head_dim: file.head_dim.unwrap_or(if gemma { gemma3::HEAD } else { square }),
+        query_pre_attn_scalar: file.query_pre_attn_scalar.or(gemma.then_some(gemma3::HEAD as f64)).filter(|_| gemma),
+        rope_theta: rotary.theta,
+        rope_scaling: rotary.scaling,
+        sliding: gemma.then(|| sliding(&file, rotary.local_theta)).transpose()?,
+        tie_word_embeddings: file.tie_word_embeddings.unwrap_or(gemma),
         model_type: file.model_type,
         vocab_size: file.vocab_size,
         hidden_size: file.hidden_size,
         intermediate_size: file.intermediate_size,
         num_hidden_layers: file.num_hidden_layers,
         num_attention_heads: file.num_attention_heads,
-        num_key_value_heads: file.num_key_value_heads.unwrap_or(file.num_attention_heads),
-        head_dim: file.head_dim.unwrap_or(square),
         max_position_embeddings: file.max_position_embeddings,
         rms_norm_eps: file.rms_norm_eps,
-        rope_theta,
-        rope_scaling,
         attention_bias: file.attention_bias,
-        tie_word_embeddings: file.tie_word_embeddings,
     };
+    let known = activation_name(architecture.activation());
+    if let Some(other) = activation.filter(|activation| *activation != known) {
+        return Err(format!("{field}: `{other}` is not supported, only `{known}`"));
+    }
     architecture.validate().map_err(|e| e.to_string())?;
     Ok((architecture, file.eos_token_id.map(Vec::from).unwrap_or_default()))
 }
 
-/// Base and stretch of the rotary frequencies.
-fn rope(file: &ConfigFile) -> Result<(f64, Option<Llama3Scaling>), String> {
+/// What transformers calls it.
+fn activation_name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
+    }
+}
+
+/// Which layers have a window, and which.
+fn sliding(file: &ConfigFile, rope_theta: f64) -> Result<SlidingLayers, String> {
+    let pattern = file.sliding_window_pattern.or(file.hidden_pattern).unwrap_or(gemma3::PATTERN);
+    if pattern == 0 {
+        return Err("sliding_window_pattern: 0 is not a number of layers".into());
+    }
+    let by_pattern = |layer: usize| match (layer + 1).is_multiple_of(pattern) {
+        true => LayerType::Full,
+        false => LayerType::Sliding,
+    };
+    let types = || (0..file.num_hidden_layers.min(MAX_LAYERS)).map(by_pattern).collect();
+    Ok(SlidingLayers {
+        width: file.sliding_window.unwrap_or(gemma3::WINDOW),
+        layer_types: file.layer_types.clone().unwrap_or_else(types),
+        rope_theta,
+    })
+}
+
+/// More layers than this are refused when their types are counted; no model has as many.
+const MAX_LAYERS: usize = 1 << 16;
+
+/// Bases and stretch of the rotary frequencies.
+struct Rotary {
+    theta: f64,
+    scaling: Option<Llama3Scaling>,
+    /// Of layers with a window.
+    local_theta: f64,
+}
+
+fn rope(file: &ConfigFile) -> Result<Rotary, String> {
+    let default = if file.model_type == GEMMA3 { gemma3::THETA } else { DEFAULT_THETA };
+    let theta = file.rope_theta.unwrap_or(default);
+    let local_theta = file.rope_local_base_freq.unwrap_or(DEFAULT_THETA);
     let (field, value) = match (&file.rope_parameters, &file.rope_scaling) {
         (Some(value), _) => ("rope_parameters", value),
         (None, Some(value)) => ("rope_scaling", value),
-        (None, None) => return Ok((file.rope_theta.unwrap_or(DEFAULT_THETA), None)),
+        (None, None) => return Ok(Rotary { theta, scaling: None, local_theta }),
     };
+    // Where layers differ, transformers 5 has one entry for each type of them.
+    let (full, window) = (value.get("full_attention"), value.get("sliding_attention"));
+    let (theta, scaling) = stretch(field, full.unwrap_or(value), theta)?;
+    let (local_theta, None) = window.map_or(Ok((local_theta, None)), |value| stretch(field, value, local_theta))?
+    else {
+        return Err(format!("{field}.sliding_attention: only `default` is supported"));
+    };
+    Ok(Rotary { theta, scaling, local_theta })
+}
+
+/// Base and stretch in one entry, with a base for where it has none.
+fn stretch(field: &str, value: &Value, theta: f64) -> Result<(f64, Option<Llama3Scaling>), String> {
     let rope = Rope::deserialize(value).map_err(|e| format!("{field}: {e}"))?;
     if rope.partial_rotary_factor.is_some_and(|factor| factor != 1.0) {
         return Err(format!("{field}.partial_rotary_factor: only 1 is supported"));
     }
-    let theta = rope.rope_theta.or(file.rope_theta).unwrap_or(DEFAULT_THETA);
+    let theta = rope.rope_theta.unwrap_or(theta);
     match rope.rope_type.as_deref() {
         None | Some("default") => Ok((theta, None)),
         Some("llama3") => {
@@ -150,7 +229,10 @@ pub(crate) struct WrittenConfig<'a> {
     architectures: [String; 1],
     #[serde(flatten)]
     architecture: &'a Architecture,
-    hidden_act: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hidden_act: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hidden_activation: Option<&'a str>,
     eos_token_id: &'a [u32],
 }
 
@@ -159,9 +241,17 @@ impl<'a> WrittenConfig<'a> {
         let class = match architecture.model_type.as_str() {
             "qwen2" => "Qwen2ForCausalLM",
             "qwen3" => "Qwen3ForCausalLM",
+            GEMMA3 => "Gemma3ForCausalLM",
             _ => "LlamaForCausalLM",
         };
-        Self { architectures: [class.into()], architecture, hidden_act: "silu", eos_token_id: stop_tokens }
+        let (activation, gemma) = (activation_name(architecture.activation()), architecture.model_type == GEMMA3);
+        Self {
+            architectures: [class.into()],
+            architecture,
+            hidden_act: (!gemma).then_some(activation),
+            hidden_activation: gemma.then_some(activation),
+            eos_token_id: stop_tokens,
+        }
     }
 }
 
@@ -199,11 +289,54 @@ mod tests {
         assert_eq!(architecture.rope_scaling.as_ref().unwrap().factor, 32.0);
     }
 
+    /// The shape of Gemma 3 270M's file, small: what it leaves to transformers' defaults is left out here too.
+    fn gemma() -> Value {
+        json!({
+            "model_type": "gemma3_text", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 128,
+            "hidden_activation": "gelu_pytorch_tanh", "num_hidden_layers": 7, "num_attention_heads": 4,
+            "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256, "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0, "rope_scaling": null,
+            "sliding_window": 512, "_sliding_window_pattern": 6, "attn_logit_softcapping": null,
+            "final_logit_softcapping": null, "use_bidirectional_attention": false, "eos_token_id": 1,
+        })
+    }
+
     #[test]
     fn what_is_written_is_read_back() {
-        let (architecture, _) = read(&llama()).unwrap();
-        let json = serde_json::to_vec(&WrittenConfig::new(&architecture, &[2])).unwrap();
-        assert_eq!(parse(&json).unwrap(), (architecture, vec![2]));
+        for config in [llama(), gemma()] {
+            let (architecture, _) = read(&config).unwrap();
+            let json = serde_json::to_vec(&WrittenConfig::new(&architecture, &[2])).unwrap();
+            assert_eq!(parse(&json).unwrap(), (architecture, vec![2]));
+        }
+    }
+
+    #[test]
+    fn all_spellings_of_alternating_layers_are_one_architecture() {
+        let (old, _) = read(&gemma()).unwrap();
+        let windows: Vec<_> = (0..7).map(|layer| old.window(layer)).collect();
+        let window = Some(512);
+        assert_eq!(windows, [window, window, window, window, window, None, window]);
+        assert!(old.tie_word_embeddings && old.attention_scale() == 0.0625);
+        let mut new = gemma();
+        let types = serde_json::to_value(&old.sliding.as_ref().unwrap().layer_types).unwrap();
+        assert_eq!(types[5], "full_attention");
+        new["layer_types"] = types;
+        new["rope_parameters"] = json!({
+            "full_attention": {"rope_type": "default", "rope_theta": new["rope_theta"].take()},
+            "sliding_attention": {"rope_type": "default", "rope_theta": new["rope_local_base_freq"].take()},
+        });
+        assert_eq!(read(&new).unwrap().0, old);
+    }
+
+    /// Sets one field, which may be inside another, and expects a refusal that begins with its name.
+    fn refused(mut config: Value, field: &str, value: Value) {
+        let pointer = format!("/{}", field.replace('.', "/"));
+        match config.pointer_mut(&pointer) {
+            Some(place) => *place = value,
+            None => config[field] = value,
+        }
+        let message = read(&config).unwrap_err();
+        assert!(message.starts_with(field), "{field}: {message}");
     }
 
     #[test]
@@ -220,14 +353,20 @@ mod tests {
             ("head_dim", json!(24)),
             ("rms_norm_eps", json!(-1.0)),
         ] {
-            let mut config = llama();
-            let pointer = format!("/{}", field.replace('.', "/"));
-            match config.pointer_mut(&pointer) {
-                Some(place) => *place = value,
-                None => config[field] = value,
-            }
-            let message = read(&config).unwrap_err();
-            assert!(message.starts_with(field), "{field}: {message}");
+            refused(llama(), field, value);
+        }
+        for (field, value) in [
+            ("final_logit_softcapping", json!(30.0)),
+            ("attn_logit_softcapping", json!(50.0)),
+            ("use_bidirectional_attention", json!(true)),
+            ("hidden_activation", json!("relu")),
+            ("query_pre_attn_scalar", json!(0)),
+            ("sliding_window", json!(0)),
+            ("layer_types", json!(["full_attention"])),
+            ("rope_local_base_freq", json!(0)),
+            ("sliding_window_pattern", json!(0)),
+        ] {
+            refused(gemma(), field, value);
         }
     }
 }

@@ -41,7 +41,7 @@ mod train;
 mod weights;
 
 pub use annotate::{Annotations, TeacherBatch};
-pub use architecture::{Architecture, Llama3Scaling};
+pub use architecture::{Activation, Architecture, LayerType, Llama3Scaling, SlidingLayers};
 pub use burn::tensor::Device;
 pub use checkpoint::Checkpoint;
 pub use conversation::Conversation;

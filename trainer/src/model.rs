@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
-use crate::architecture::Architecture;
+use crate::architecture::{Activation, Architecture};
 use crate::error::Result;
 use crate::parameters::{Drawn, Parameters, Projection};
 
@@ -16,18 +16,9 @@ pub struct CausalLm {
     pub model: Decoder,
     /// Output head `[hidden, vocabulary]`; absent when it is the embedding transposed.
     pub lm_head: Option<Linear>,
+    /// What a forward pass needs and no weight shows.
     #[module(skip)]
-    shape: Shape,
-}
-
-/// The dimensions that a forward pass needs and no weight shows.
-#[derive(Debug, Clone)]
-struct Shape {
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    /// Radians for each pair of lanes, `[head / 2]`.
-    frequencies: Vec<f64>,
+    architecture: Architecture,
 }
 
 /// The decoder below the head.
@@ -48,10 +39,14 @@ pub struct Layer {
     pub input_layernorm: RmsNorm,
     /// Grouped-query attention.
     pub self_attn: Attention,
-    /// Norm before the MLP.
+    /// Norm before the MLP; in families with sandwich norms, of what attention adds.
     pub post_attention_layernorm: RmsNorm,
-    /// SwiGLU.
+    /// Norm before the MLP, in families with sandwich norms.
+    pub pre_feedforward_layernorm: Option<RmsNorm>,
+    /// SwiGLU or GeGLU.
     pub mlp: Mlp,
+    /// Norm of what the MLP adds, in families with sandwich norms.
+    pub post_feedforward_layernorm: Option<RmsNorm>,
 }
 
 /// Grouped-query attention with rotary positions.
@@ -71,7 +66,7 @@ pub struct Attention {
     pub k_norm: Option<RmsNorm>,
 }
 
-/// Gated MLP: `down(silu(gate(x)) * up(x))`.
+/// Gated MLP: `down(activation(gate(x)) * up(x))`.
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// `[hidden, intermediate]`.
@@ -98,15 +93,19 @@ impl CausalLm {
         let (hidden, inner, eps) = (a.hidden_size, a.intermediate_size, a.rms_norm_eps);
         let size = |inputs, outputs| Projection { inputs, outputs };
         let residual = 1.0 / (2.0 * a.num_hidden_layers as f64).sqrt();
+        let neutral = 1.0 - a.norm_offset();
         let mut layers = Vec::with_capacity(a.num_hidden_layers);
         for layer in 0..a.num_hidden_layers {
             let at = |name: &str| format!("model.layers.{layer}.{name}");
             let (queries, keys) = (size(hidden, a.query_size()), size(hidden, a.key_value_size()));
             let head_norm = |from: &mut dyn Parameters, name: &str| {
-                a.head_norms().then(|| from.norm(&at(name), a.head_dim, eps)).transpose()
+                a.head_norms().then(|| from.norm(&at(name), a.head_dim, eps, neutral)).transpose()
+            };
+            let sandwich_norm = |from: &mut dyn Parameters, name: &str| {
+                a.sandwich_norms().then(|| from.norm(&at(name), hidden, eps, neutral)).transpose()
             };
             layers.push(Layer {
-                input_layernorm: from.norm(&at("input_layernorm"), hidden, eps)?,
+                input_layernorm: from.norm(&at("input_layernorm"), hidden, eps, neutral)?,
                 self_attn: Attention {
                     q_proj: from.linear(&at("self_attn.q_proj"), queries, a.input_bias(), 1.0)?,
                     k_proj: from.linear(&at("self_attn.k_proj"), keys, a.input_bias(), 1.0)?,
@@ -120,12 +119,14 @@ impl CausalLm {
                     q_norm: head_norm(from, "self_attn.q_norm")?,
                     k_norm: head_norm(from, "self_attn.k_norm")?,
                 },
-                post_attention_layernorm: from.norm(&at("post_attention_layernorm"), hidden, eps)?,
+                post_attention_layernorm: from.norm(&at("post_attention_layernorm"), hidden, eps, neutral)?,
+                pre_feedforward_layernorm: sandwich_norm(from, "pre_feedforward_layernorm")?,
                 mlp: Mlp {
                     gate_proj: from.linear(&at("mlp.gate_proj"), size(hidden, inner), false, 1.0)?,
                     up_proj: from.linear(&at("mlp.up_proj"), size(hidden, inner), false, 1.0)?,
                     down_proj: from.linear(&at("mlp.down_proj"), size(inner, hidden), false, residual)?,
                 },
+                post_feedforward_layernorm: sandwich_norm(from, "post_feedforward_layernorm")?,
             });
         }
         let embed_tokens = from.embedding("model.embed_tokens", a.vocab_size, hidden)?;
@@ -135,14 +136,9 @@ impl CausalLm {
             Some(from.linear("lm_head", size(hidden, a.vocab_size), false, 1.0)?)
         };
         Ok(Self {
-            model: Decoder { embed_tokens, layers, norm: from.norm("model.norm", hidden, eps)? },
+            model: Decoder { embed_tokens, layers, norm: from.norm("model.norm", hidden, eps, neutral)? },
             lm_head,
-            shape: Shape {
-                heads: a.num_attention_heads,
-                kv_heads: a.num_key_value_heads,
-                head_dim: a.head_dim,
-                frequencies: a.rotary_frequencies(),
-            },
+            architecture: a.clone(),
         })
     }
 
@@ -166,26 +162,27 @@ impl CausalLm {
 
     /// What layers know about the positions of a sequence of this length.
     pub(crate) fn positions(&self, sequence: usize, device: &Device) -> Positions {
-        Positions::new(sequence, &self.shape, device)
+        Positions::new(sequence, &self.architecture, device)
     }
 
     /// What the first layer reads, `[batch, sequence, hidden]`.
     pub(crate) fn embedded(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.model.embed_tokens.forward(ids)
+        let x = self.model.embed_tokens.forward(ids);
+        match self.architecture.embedding_scale() {
+            Some(scale) => x.mul_scalar(scale),
+            None => x,
+        }
     }
 
     /// What a layer makes of its input, `[batch, sequence, hidden]`.
     pub(crate) fn layer(&self, layer: usize, x: Tensor<3>, positions: &Positions, watch: &mut dyn Watch) -> Tensor<3> {
-        let layer = &self.model.layers[layer];
-        let attended = layer.self_attn.forward(layer.input_layernorm.forward(x.clone()), positions, &self.shape, watch);
-        let x = x + watch.branch(attended);
-        let mixed = layer.mlp.forward(layer.post_attention_layernorm.forward(x.clone()), watch);
-        x + watch.branch(mixed)
+        let local = self.architecture.window(layer).and(positions.local.as_ref());
+        self.model.layers[layer].forward(x, local.unwrap_or(&positions.global), &self.architecture, watch)
     }
 
     /// What the head reads, `[batch, sequence, hidden]`.
     pub(crate) fn normed(&self, x: Tensor<3>) -> Tensor<3> {
-        self.model.norm.forward(x)
+        norm(&self.model.norm, x, &self.architecture)
     }
 
     /// Logits `[rows, vocabulary]` for hidden states `[rows, hidden]`.
@@ -288,27 +285,53 @@ pub(crate) fn floats(data: TensorData) -> Vec<f32> {
     data.iter::<f32>().collect()
 }
 
+/// RMSNorm, with the family's offset of the weight.
+fn norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>, a: &Architecture) -> Tensor<D> {
+    if a.norm_offset() == 0.0 {
+        return norm.forward(x);
+    }
+    let root = (x.clone().square().mean_dim(D - 1) + norm.epsilon).sqrt();
+    (x / root) * (norm.gamma.val() + a.norm_offset()).unsqueeze()
+}
+
+impl Layer {
+    /// Adds what attention and the MLP make of `[batch, sequence, hidden]`, each seen by whoever watches.
+    fn forward(&self, x: Tensor<3>, see: &Sight, a: &Architecture, watch: &mut dyn Watch) -> Tensor<3> {
+        let mut attended = self.self_attn.forward(norm(&self.input_layernorm, x.clone(), a), see, a, watch);
+        if a.sandwich_norms() {
+            attended = norm(&self.post_attention_layernorm, attended, a);
+        }
+        let x = x + watch.branch(attended);
+        let before = self.pre_feedforward_layernorm.as_ref().unwrap_or(&self.post_attention_layernorm);
+        let mut mixed = self.mlp.forward(norm(before, x.clone(), a), a.activation(), watch);
+        if let Some(after) = &self.post_feedforward_layernorm {
+            mixed = norm(after, mixed, a);
+        }
+        x + watch.branch(mixed)
+    }
+}
+
 impl Attention {
     /// Causal self-attention over `[batch, sequence, hidden]`.
-    fn forward(&self, x: Tensor<3>, positions: &Positions, shape: &Shape, watch: &mut dyn Watch) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, see: &Sight, a: &Architecture, watch: &mut dyn Watch) -> Tensor<3> {
         watch.input(Input::Attention, &x);
         let [batch, sequence, _] = x.dims();
-        let Shape { heads, kv_heads, head_dim, .. } = *shape;
+        let (heads, kv_heads, head_dim) = (a.num_attention_heads, a.num_key_value_heads, a.head_dim);
         let split = |x: Tensor<3>, heads: usize| x.reshape([batch, sequence, heads, head_dim]).swap_dims(1, 2);
-        let normed = |norm: &Option<RmsNorm>, x| match norm {
-            Some(norm) => norm.forward(x),
+        let normed = |weights: &Option<RmsNorm>, x| match weights {
+            Some(weights) => norm(weights, x, a),
             None => x,
         };
         let q = split(self.q_proj.forward(x.clone()), heads);
         let k = split(self.k_proj.forward(x.clone()), kv_heads);
-        let q = positions.rotate(normed(&self.q_norm, q));
-        let k = positions.rotate(normed(&self.k_norm, k));
+        let q = see.rotate(normed(&self.q_norm, q));
+        let k = see.rotate(normed(&self.k_norm, k));
         let v = split(self.v_proj.forward(x), kv_heads);
         // Query heads that share a key-value head become further rows of one product: nothing is repeated.
         let group = heads / kv_heads;
         let q = q.reshape([batch, kv_heads, group * sequence, head_dim]);
-        let scores = q.matmul(k.transpose()).div_scalar((head_dim as f64).sqrt());
-        let scores = scores.reshape([batch, heads, sequence, sequence]) + positions.mask.clone();
+        let scores = q.matmul(k.transpose()).mul_scalar(a.attention_scale());
+        let scores = scores.reshape([batch, heads, sequence, sequence]) + see.mask.clone();
         let weights = activation::softmax(scores, 3).reshape([batch, kv_heads, group * sequence, sequence]);
         let mixed = weights.matmul(v).reshape([batch, heads, sequence, head_dim]);
         let mixed = mixed.swap_dims(1, 2).reshape([batch, sequence, heads * head_dim]);
@@ -318,16 +341,39 @@ impl Attention {
 }
 
 impl Mlp {
-    fn forward(&self, x: Tensor<3>, watch: &mut dyn Watch) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, activation: Activation, watch: &mut dyn Watch) -> Tensor<3> {
         watch.input(Input::Mlp, &x);
-        let gated = activation::silu(self.gate_proj.forward(x.clone())) * self.up_proj.forward(x);
+        let gate = self.gate_proj.forward(x.clone());
+        let gate = match activation {
+            Activation::Silu => activation::silu(gate),
+            Activation::GeluTanh => activation::gelu_approximate(gate),
+        };
+        let gated = gate * self.up_proj.forward(x);
         watch.input(Input::MlpOutput, &gated);
         self.down_proj.forward(gated)
     }
 }
 
-/// What attention knows about positions: rotary cosines and sines, and the causal mask.
+/// What the layers of a model know about positions.
 pub(crate) struct Positions {
+    /// Layers that see all keys.
+    global: Sight,
+    /// Layers with a window, if there are any.
+    local: Option<Sight>,
+}
+
+impl Positions {
+    fn new(sequence: usize, a: &Architecture, device: &Device) -> Self {
+        let sight = |frequencies: &[f64], window| Sight::new(sequence, a.head_dim, frequencies, window, device);
+        Self {
+            global: sight(&a.rotary_frequencies(), None),
+            local: a.sliding.as_ref().zip(a.local_rotary_frequencies()).map(|(s, f)| sight(&f, Some(s.width))),
+        }
+    }
+}
+
+/// How a position sees others: rotary cosines and sines, and the mask of attention.
+struct Sight {
     /// `[1, 1, sequence, head]`.
     cos: Tensor<4>,
     /// `[1, 1, sequence, head]`, the first half negated, so that one product with the swapped halves is enough.
@@ -336,22 +382,27 @@ pub(crate) struct Positions {
     mask: Tensor<4>,
 }
 
-impl Positions {
+impl Sight {
     /// Rotary positions as Su et al. (arXiv 2104.09864) define and Hugging Face lays them out: halves, not pairs.
-    fn new(sequence: usize, shape: &Shape, device: &Device) -> Self {
-        let half = shape.head_dim / 2;
-        let mut cos = Vec::with_capacity(sequence * shape.head_dim);
-        let mut sin = Vec::with_capacity(sequence * shape.head_dim);
+    fn new(sequence: usize, head: usize, frequencies: &[f64], window: Option<usize>, device: &Device) -> Self {
+        let half = head / 2;
+        let mut cos = Vec::with_capacity(sequence * head);
+        let mut sin = Vec::with_capacity(sequence * head);
         for position in 0..sequence {
-            for lane in 0..shape.head_dim {
-                let angle = position as f64 * shape.frequencies[lane % half];
+            for lane in 0..head {
+                let angle = position as f64 * frequencies[lane % half];
                 cos.push(angle.cos() as f32);
                 sin.push(if lane < half { -angle.sin() } else { angle.sin() } as f32);
             }
         }
-        let table = |values| Tensor::from_data(TensorData::new(values, [1, 1, sequence, shape.head_dim]), device);
-        let hidden = Tensor::<2, Bool>::tril_mask([sequence, sequence], 0, device);
-        let mask = Tensor::<2>::zeros([sequence, sequence], device).mask_fill(hidden, MASKED);
+        let table = |values| Tensor::from_data(TensorData::new(values, [1, 1, sequence, head]), device);
+        let later = Tensor::<2, Bool>::tril_mask([sequence, sequence], 0, device);
+        let mut mask = Tensor::<2>::zeros([sequence, sequence], device).mask_fill(later, MASKED);
+        if let Some(window) = window.filter(|window| *window < sequence) {
+            // True below the diagonal that is `window` positions back, and on it.
+            let earlier = Tensor::<2, Bool>::triu_mask([sequence, sequence], 1 - window as i64, device);
+            mask = mask.mask_fill(earlier, MASKED);
+        }
         Self { cos: table(cos), sin: table(sin), mask: mask.unsqueeze() }
     }
 

@@ -19,8 +19,8 @@ pub(crate) trait Parameters {
     /// A projection; `gain` scales what is drawn.
     fn linear(&mut self, name: &str, size: Projection, bias: bool, gain: f64) -> Result<Linear>;
 
-    /// RMSNorm over the last axis.
-    fn norm(&mut self, name: &str, size: usize, epsilon: f64) -> Result<RmsNorm>;
+    /// RMSNorm over the last axis; a weight of `neutral` changes nothing.
+    fn norm(&mut self, name: &str, size: usize, epsilon: f64, neutral: f32) -> Result<RmsNorm>;
 }
 
 /// Inputs and outputs of a projection.
@@ -30,7 +30,7 @@ pub(crate) struct Projection {
     pub(crate) outputs: usize,
 }
 
-/// Normal with deviation `gain / sqrt(inputs)`, from one seeded stream; biases zero, norms one.
+/// Normal with deviation `gain / sqrt(inputs)`, from one seeded stream; biases zero, norms neutral.
 pub(crate) struct Drawn<'a> {
     rng: StdRng,
     device: &'a Device,
@@ -65,8 +65,8 @@ impl Parameters for Drawn<'_> {
         Ok(Linear { weight: Param::from_data(weight, self.device), bias })
     }
 
-    fn norm(&mut self, _: &str, size: usize, epsilon: f64) -> Result<RmsNorm> {
-        Ok(RmsNorm { gamma: Param::from_data(vector(vec![1.0; size]), self.device), epsilon })
+    fn norm(&mut self, _: &str, size: usize, epsilon: f64, neutral: f32) -> Result<RmsNorm> {
+        Ok(RmsNorm { gamma: Param::from_data(vector(vec![neutral; size]), self.device), epsilon })
     }
 }
 
@@ -122,7 +122,7 @@ impl Parameters for Read<'_> {
         })
     }
 
-    fn norm(&mut self, name: &str, size: usize, epsilon: f64) -> Result<RmsNorm> {
+    fn norm(&mut self, name: &str, size: usize, epsilon: f64, _: f32) -> Result<RmsNorm> {
         let gamma = self.tensor(format!("{name}.weight"), &[size])?;
         Ok(RmsNorm { gamma: Param::from_data(vector(gamma), self.device), epsilon })
     }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use margay::cloud::{LargeModel, OpenAiClient, Roots, Token, Wanted};
+use margay::cloud::{CloudClient, LargeModel, Roots, Token, Wanted};
 use margay::policy::{Policy, Threshold};
 use margay::{Answer, Bundle, Cascade, DeviceOptions, Engine, OnCloudFailure, Origin, Request, Tokens};
 use margay_trainer::data::Example;
@@ -58,9 +58,9 @@ impl Cloud {
     }
 
     /// A client that trusts the run's own authority and nobody else.
-    fn client(&self) -> Result<OpenAiClient> {
+    fn client(&self) -> Result<CloudClient> {
         let token = self.token.clone();
-        let client = OpenAiClient::builder(self.endpoint(), MODEL)
+        let client = CloudClient::openai(self.endpoint(), MODEL)
             .roots(Roots::Pem(self.server.ca_pem().as_bytes().to_vec()))
             .token(move |_: Wanted| {
                 let token = Token::new(token.clone());

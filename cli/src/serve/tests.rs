@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::task::{Context, Waker};
 
-use margay::cloud::{BoxFuture, CloudAnswer, OpenAiClient, Retry, Roots, Token, Wanted};
+use margay::cloud::{BoxFuture, CloudAnswer, CloudClient, Retry, Roots, Token, Wanted};
 use margay::device::library::Locate;
 use margay::{Bundle, Cancel, DeviceOptions, Engine, Error, ErrorKind, Finish, Request, Result, Tokens};
 use rustls::pki_types::CertificateDer;
@@ -69,8 +69,8 @@ fn options() -> Options {
     Options { token: Some(TOKEN.to_owned()), ..Options::new("large") }
 }
 
-fn margay_client(server: &Server, token: &'static str) -> OpenAiClient {
-    OpenAiClient::builder(server.endpoint(), "large")
+fn margay_client(server: &Server, token: &'static str) -> CloudClient {
+    CloudClient::openai(server.endpoint(), "large")
         .roots(Roots::Pem(server.ca_pem().into()))
         .token(move |_: Wanted| async move { Ok(Token::new(token)) })
         .retry(Retry::NEVER)

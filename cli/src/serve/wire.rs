@@ -86,7 +86,7 @@ impl Turn {
             Content::Text(text) => text,
             Content::Parts(parts) => parts.into_iter().map(Part::accept).collect::<Result<_, _>>()?,
         };
-        Ok(Message { role: self.role, content })
+        Ok(Message::new(self.role, content))
     }
 }
 

@@ -44,6 +44,28 @@ impl GraphBuilder {
         name.into()
     }
 
+    /// A constant of one 32-bit float.
+    pub(crate) fn number(&mut self, name: &str, value: f32) -> String {
+        self.initializer(TensorProto {
+            name: Some(name.into()),
+            data_type: Some(DataType::Float as i32),
+            float_data: vec![value],
+            ..TensorProto::default()
+        });
+        name.into()
+    }
+
+    /// A constant of one byte.
+    pub(crate) fn byte(&mut self, name: &str, value: u8) -> String {
+        self.initializer(TensorProto {
+            name: Some(name.into()),
+            data_type: Some(DataType::Uint8 as i32),
+            int32_data: vec![value.into()],
+            ..TensorProto::default()
+        });
+        name.into()
+    }
+
     /// A node of the standard operator set with one output, which is returned.
     pub(crate) fn node(&mut self, name: &str, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         self.custom(name, "", op, inputs, &[name], attributes);
@@ -71,14 +93,18 @@ impl GraphBuilder {
         });
     }
 
-    /// The finished model.
+    /// The finished model. Only operator sets that a node is of are named: a runtime without the others takes it.
     pub(crate) fn model(self) -> ModelProto {
+        let has = |wanted: &dyn Fn(&NodeProto) -> bool| self.graph.node.iter().any(wanted);
+        let norms = has(&|node| node.op_type.as_deref() == Some("RMSNormalization"));
+        let fused = has(&|node| node.domain.as_deref() == Some(MICROSOFT));
+        let (version, ir_version) = if norms { WITH_NORMS } else { WIDESPREAD };
         let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
         ModelProto {
-            ir_version: Some(IR_VERSION),
+            ir_version: Some(ir_version),
             producer_name: Some("margay".into()),
             producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-            opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
+            opset_import: [opset("", version)].into_iter().chain(fused.then(|| opset(MICROSOFT, 1))).collect(),
             graph: Some(self.graph),
             ..ModelProto::default()
         }
@@ -86,8 +112,10 @@ impl GraphBuilder {
 }
 
 /// The operator set in which RMSNormalization is standard (ONNX 1.18) and the file format that goes with it.
-const OPSET: i64 = 23;
-const IR_VERSION: i64 = 11;
+const WITH_NORMS: (i64, i64) = (23, 11);
+
+/// The same for a graph without: the operator set in which DequantizeLinear takes blocks (ONNX 1.16).
+const WIDESPREAD: (i64, i64) = (21, 10);
 
 /// Domain of ONNX Runtime's own operators.
 pub(crate) const MICROSOFT: &str = "com.microsoft";
@@ -108,11 +136,29 @@ pub(crate) fn int(name: &str, value: i64) -> AttributeProto {
     }
 }
 
+pub(crate) fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::Ints as i32),
+        ints: values.to_vec(),
+        ..AttributeProto::default()
+    }
+}
+
 pub(crate) fn float(name: &str, value: f32) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),
         r#type: Some(AttributeType::Float as i32),
         f: Some(value),
+        ..AttributeProto::default()
+    }
+}
+
+pub(crate) fn text(name: &str, value: &str) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::String as i32),
+        s: Some(value.into()),
         ..AttributeProto::default()
     }
 }

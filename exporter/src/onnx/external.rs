@@ -47,9 +47,20 @@ impl ExternalData {
 
     /// Appends a tensor of bytes and returns the initializer that refers to it.
     pub(crate) fn append_bytes(&mut self, name: &str, shape: &[usize], values: &[u8]) -> Result<TensorProto> {
+        self.append_raw(name, shape, DataType::Uint8, values)
+    }
+
+    /// Appends a tensor in the bytes that ONNX lays such elements out in.
+    pub(crate) fn append_raw(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        element: DataType,
+        bytes: &[u8],
+    ) -> Result<TensorProto> {
         let offset = self.align()?;
-        self.write(values)?;
-        Ok(self.initializer(name, shape, DataType::Uint8, offset))
+        self.write(bytes)?;
+        Ok(self.initializer(name, shape, element, offset))
     }
 
     fn align(&mut self) -> Result<u64> {

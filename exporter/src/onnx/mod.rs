@@ -1,8 +1,13 @@
 //! ONNX's protocol buffers, and the graph that computes a decoder.
 
+mod attention;
+mod blockwise;
 mod build;
 mod decoder;
 mod external;
+mod fused;
+mod matrix;
+mod standard;
 
 pub(crate) use decoder::decoder_graph;
 pub(crate) use external::ExternalData;

@@ -1,8 +1,8 @@
 //! A quantized matrix in the layout that ONNX Runtime's `MatMulNBits` and `GatherBlockQuantized` both read.
 
 use half::f16;
-use ndarray::linalg::general_mat_mul;
 use ndarray::Array2;
+use ndarray::linalg::general_mat_mul;
 use rayon::prelude::*;
 
 use super::Scheme;
@@ -58,15 +58,15 @@ impl Quantized {
                     let own = &rows[row * columns + begin..row * columns + end];
                     // What the block would be if none of it were rounded: its grid is to fit that.
                     let mut ideal = wanted.row(row).to_vec();
-                    for lane in 0..own.len() {
-                        let error = own[lane] - ideal[lane];
+                    for (lane, own) in own.iter().enumerate() {
+                        let error = own - ideal[lane];
                         spread(&mut ideal, lane, error, &shares);
                     }
                     let grid = scheme.grid(&ideal, &feedback.importance[begin..end]);
                     let mut block = wanted.row(row).to_vec();
-                    for lane in 0..own.len() {
+                    for (lane, own) in own.iter().enumerate() {
                         let code = grid.code(block[lane]);
-                        let error = own[lane] - grid.value(code);
+                        let error = own - grid.value(code);
                         block[lane] = code;
                         errors[[row, begin + lane]] = error;
                         spread(&mut block, lane, error, &shares);
@@ -190,7 +190,8 @@ mod tests {
         assert_eq!(cases.len(), 4);
         for Case { bits, block, columns, data, scales, zero_points, values } in cases {
             let scales = scales.into_iter().map(f16::from_f32).collect();
-            let quantized = Quantized { scheme: Scheme { bits, block }, columns, block_sums: 0, codes: data, scales, zero_points };
+            let quantized =
+                Quantized { scheme: Scheme { bits, block }, columns, block_sums: 0, codes: data, scales, zero_points };
             for (ours, theirs) in quantized.dequantize().iter().zip(&values) {
                 assert!((ours - theirs).abs() < 1e-6, "{bits} bits: {ours} {theirs}");
             }

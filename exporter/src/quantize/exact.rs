@@ -61,7 +61,8 @@ impl Block {
             }
             let grid = Grid { scale, zero: (-low / scale).round().clamp(0.0, 15.0), top: 15.0 };
             let offset = low + grid.zero * scale;
-            let near = |value: &f32| (grid.value(grid.code(value - offset)) + offset - value).abs() <= TOLERANCE * scale;
+            let near =
+                |value: &f32| (grid.value(grid.code(value - offset)) + offset - value).abs() <= TOLERANCE * scale;
             values.iter().all(near).then_some(Self { grid, offset })
         })
     }

@@ -126,7 +126,8 @@ mod tests {
     fn rounding_with_feedback_is_what_a_textbook_computes() {
         let fixture: Fixture = serde_json::from_str(include_str!("../../tests/fixtures/gptq.json")).unwrap();
         let Fixture { columns, block, damping, weights, moments, values, .. } = fixture;
-        let (moments, scheme) = (Array2::from_shape_vec((columns, columns), moments).unwrap(), Scheme { bits: 4, block });
+        let (moments, scheme) =
+            (Array2::from_shape_vec((columns, columns), moments).unwrap(), Scheme { bits: 4, block });
         let ours = Quantized::with_feedback(&weights, columns, scheme, &Feedback::new(&moments, damping)).dequantize();
         let equal = ours.iter().zip(&values).filter(|(x, y)| (*x - *y).abs() < 1e-5).count();
         assert_eq!(equal, values.len(), "loss {} and {}", loss(&weights, &ours, &moments), fixture.loss);

@@ -64,7 +64,8 @@ pub(crate) fn promote(
         match perplexity <= most {
             true => enough = count,
             false if count == candidates.len() => {
-                let message = format!("a perplexity of {most:.3} is out of reach: all matrices in 8 bits give {perplexity:.3}");
+                let message =
+                    format!("a perplexity of {most:.3} is out of reach: all matrices in 8 bits give {perplexity:.3}");
                 return Err(Error::new(ErrorKind::Quality, message));
             }
             false => short = count,

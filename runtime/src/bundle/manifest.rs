@@ -1,6 +1,8 @@
 //! `manifest.json`: what a bundle says about itself. Types only; reading and checking are in the module above.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,12 @@ pub struct Model {
     pub architecture: String,
     /// How weights are stored, e.g. `f32`.
     pub quantization: String,
+    /// What the graph is made of, which decides how key-values pass from step to step.
+    #[serde(default, skip_serializing_if = "Operators::are_fused")]
+    pub operators: Operators,
+    /// Whether the graph has the input `targets` and the output `log_probabilities`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scoring: bool,
     /// Number of entries in the vocabulary, the last axis of `logits`.
     pub vocabulary_size: usize,
     /// Longest sequence (prompt and answer together), in tokens.
@@ -55,6 +63,41 @@ pub struct Model {
     pub flops_per_token: u64,
     /// Number of trained parameters.
     pub parameters: u64,
+}
+
+/// The operators of a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operators {
+    /// ONNX Runtime's own where they are faster. Past and present key-values may be one buffer.
+    #[default]
+    Fused,
+    /// ONNX's standard set alone, for providers that know no other. Present key-values are the past ones with the new behind.
+    Standard,
+}
+
+impl Operators {
+    fn are_fused(&self) -> bool {
+        *self == Self::Fused
+    }
+}
+
+impl fmt::Display for Operators {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fused => "fused",
+            Self::Standard => "standard",
+        })
+    }
+}
+
+impl FromStr for Operators {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = [Self::Fused, Self::Standard].into_iter().find(|operators| operators.to_string() == text);
+        found.ok_or_else(|| format!("`{text}` is not one of fused, standard"))
+    }
 }
 
 /// Text to ids, and back.

@@ -14,14 +14,15 @@ pub(super) struct Blocking(Mutex<Option<Runtime>>);
 impl Blocking {
     /// Runs `work` to its end on this thread.
     pub(super) fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        if Handle::try_current().is_ok() {
-            let message = "a blocking call on an asynchronous thread; await `answer` there";
-            return Err(Error::new(ErrorKind::InvalidRequest, message));
-        }
         self.handle()?.block_on(work)
     }
 
-    fn handle(&self) -> Result<Handle> {
+    /// The runtime, for threads that may wait on it.
+    pub(super) fn handle(&self) -> Result<Handle> {
+        if Handle::try_current().is_ok() {
+            let message = "a blocking call on an asynchronous thread; await `answer` or `stream` there";
+            return Err(Error::new(ErrorKind::InvalidRequest, message));
+        }
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = &*slot {
             return Ok(runtime.handle().clone());

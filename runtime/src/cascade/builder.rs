@@ -9,12 +9,14 @@ use margay_policy::guard::CircuitBreaker;
 
 use super::blocking::Blocking;
 use super::device::Device;
+use super::query::Parts;
 use super::queue::Queue;
 use super::{Cascade, OnCloudFailure};
 use crate::bundle::CalibratedPolicy;
-use crate::cloud::{Clock, LargeModel, SystemClock};
+use crate::cloud::{Clock, Connectivity, LargeModel, SystemClock};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::DeferralRate;
 
 /// Failed queries in a row after which the large model is left alone.
 const FAILURES: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
@@ -31,6 +33,8 @@ pub struct CascadeBuilder {
     on_cloud_failure: OnCloudFailure,
     failures: NonZeroU32,
     pause: Duration,
+    connectivity: Option<Arc<dyn Connectivity>>,
+    expected_deferral_rate: Option<f64>,
     clock: Arc<dyn Clock>,
 }
 
@@ -82,6 +86,22 @@ impl CascadeBuilder {
         self
     }
 
+    /// What knows whether there is a way to the cloud. While there is none, it is not tried, and queries that would have
+    /// gone there end as they do when it fails.
+    #[must_use]
+    pub fn connectivity(mut self, connectivity: Arc<dyn Connectivity>) -> Self {
+        self.connectivity = Some(connectivity);
+        self
+    }
+
+    /// How often the device was unsure on the calibration data, in `0.0..=1.0`: an alarm says when it no longer is so, see
+    /// [`crate::telemetry`].
+    #[must_use]
+    pub fn expected_deferral_rate(mut self, rate: f64) -> Self {
+        self.expected_deferral_rate = Some(rate);
+        self
+    }
+
     /// The clock behind deadlines, timings and the breaker; [`SystemClock`] unless said.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -99,16 +119,18 @@ impl CascadeBuilder {
         let cloud = self.cloud.ok_or_else(missing("cloud"))?;
         policy.check(engine.model_digest())?;
         let pause = u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX);
-        Ok(Cascade {
+        let parts = Parts {
             device: Device { engine, policy: Arc::new(policy.policy), clock: Arc::clone(&self.clock) },
             cloud,
             queue: self.queue,
             on_cloud_failure: self.on_cloud_failure,
             breaker: Mutex::new(CircuitBreaker::new(self.failures, pause)),
+            connectivity: self.connectivity,
+            deferral_rate: DeferralRate::new(self.expected_deferral_rate),
             epoch: self.clock.now(),
             clock: self.clock,
-            blocking: Blocking::default(),
-        })
+        };
+        Ok(Cascade { parts: Arc::new(parts), blocking: Arc::new(Blocking::default()) })
     }
 }
 
@@ -122,6 +144,8 @@ impl Default for CascadeBuilder {
             on_cloud_failure: OnCloudFailure::default(),
             failures: FAILURES,
             pause: PAUSE,
+            connectivity: None,
+            expected_deferral_rate: None,
             clock: Arc::new(SystemClock),
         }
     }

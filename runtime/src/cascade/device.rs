@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use margay_policy::{Aggregate, Decision, Policy, Reason, Rule, Verdict};
 
+use super::outlet::Outlet;
 use crate::answer::{Answer, AnswerTimings, Origin, Tokens, Usage};
 use crate::bundle::digest::ModelDigest;
 use crate::cloud::Clock;
@@ -20,6 +21,7 @@ pub(super) struct Device {
 }
 
 /// What the device wrote, and what is to become of it.
+#[derive(Clone)]
 pub(super) struct Draft {
     pub(super) decision: Decision,
     text: String,
@@ -35,27 +37,23 @@ pub(super) struct Draft {
 }
 
 impl Device {
-    /// Generates until the answer ends or is certain to be deferred.
-    pub(super) async fn draft(&self, request: &Request) -> Result<Draft> {
+    /// Generates until the answer ends, or (to `stop_early`) is certain to be deferred. The text goes to `outlet` as it comes.
+    pub(super) async fn draft(
+        &self,
+        request: &Request,
+        stop_early: bool,
+        outlet: Option<&Arc<Outlet>>,
+    ) -> Result<Draft> {
         let started = self.clock.now();
-        let generation = self.generate(request, Some(Arc::clone(&self.policy))).await?;
-        let unjudged = || Error::new(ErrorKind::Inference, "the engine gave no verdict");
-        let decision = generation.decision.ok_or_else(unjudged)?;
-        Ok(self.judged(request, generation, decision, started))
+        let policy = stop_early.then(|| Arc::clone(&self.policy));
+        let generation = self.generate(request, policy, outlet).await?;
+        Ok(self.judged(request, generation, started))
     }
 
     /// Generates the whole answer, sure or not, and judges it afterwards.
     pub(super) async fn answer(&self, request: LocalOnly<Request>, keep_unsure: bool) -> Result<Answer> {
-        let request = request.inner();
-        let started = self.clock.now();
-        let generation = self.generate(request, None).await?;
-        let mut seen = Aggregate::new();
-        for signals in &generation.signals {
-            seen.observe(*signals);
-        }
-        let decision = self.policy.decide(&seen, request.task.as_deref());
-        let draft = self.judged(request, generation, decision, started);
-        Ok(match decision.verdict {
+        let draft = self.draft(request.inner(), false, None).await?;
+        Ok(match draft.decision.verdict {
             Verdict::Keep => draft.into_answer(Origin::Local, None),
             Verdict::Abstain(reason) => draft.into_answer(Origin::Abstained, Some(reason)),
             Verdict::Defer(_) if keep_unsure => draft.into_answer(Origin::Local, Some(Reason::LocalOnly)),
@@ -64,10 +62,15 @@ impl Device {
     }
 
     /// Makes a draft that was stopped early a whole answer, by generating again without the policy.
-    pub(super) async fn complete(&self, request: &Request, draft: &mut Draft) -> Result<()> {
+    pub(super) async fn complete(
+        &self,
+        request: &Request,
+        draft: &mut Draft,
+        outlet: Option<&Arc<Outlet>>,
+    ) -> Result<()> {
         if draft.stopped_early {
             let started = self.clock.now();
-            let generation = self.generate(request, None).await?;
+            let generation = self.generate(request, None, outlet).await?;
             draft.usage.input += generation.prompt_tokens as u64;
             draft.usage.output += generation.token_ids.len() as u64;
             draft.took += self.clock.now() - started;
@@ -77,18 +80,37 @@ impl Device {
     }
 
     /// Generates off the asynchronous threads; stops if nobody waits for it any more.
-    async fn generate(&self, request: &Request, policy: Option<Arc<Policy>>) -> Result<Generation> {
-        let (engine, request) = (Arc::clone(&self.engine), request.clone());
+    async fn generate(
+        &self,
+        request: &Request,
+        policy: Option<Arc<Policy>>,
+        outlet: Option<&Arc<Outlet>>,
+    ) -> Result<Generation> {
+        let (engine, request, outlet) = (Arc::clone(&self.engine), request.clone(), outlet.cloned());
         let abandoned = request.cancel.drop_guard();
         let generating = tokio::task::spawn_blocking(move || {
-            engine.generate(&request, policy.as_deref(), &mut |_| ControlFlow::Continue(()))
+            let mut written = String::new();
+            engine.generate(&request, policy.as_deref(), &mut |token| {
+                if let Some(outlet) = &outlet {
+                    written.push_str(token.text);
+                    outlet.reach(&written, Origin::Local);
+                }
+                ControlFlow::Continue(())
+            })
         });
         let generation = generating.await;
         abandoned.disarm();
         generation.map_err(|error| Error::new(ErrorKind::Inference, "generation broke off").with_source(error))?
     }
 
-    fn judged(&self, request: &Request, generation: Generation, decision: Decision, started: Instant) -> Draft {
+    fn judged(&self, request: &Request, generation: Generation, started: Instant) -> Draft {
+        let decision = generation.decision.unwrap_or_else(|| {
+            let mut seen = Aggregate::new();
+            for signals in &generation.signals {
+                seen.observe(*signals);
+            }
+            self.policy.decide(&seen, request.task.as_deref())
+        });
         let written = generation.token_ids.len();
         let stopped_early = generation.finish == Finish::EarlyDeferral && written < request.max_tokens;
         Draft {
@@ -122,6 +144,8 @@ impl Draft {
             threshold: self.decision.threshold,
             rule: self.rule,
             reason,
+            tool_calls: Vec::new(),
+            finish_reason: None,
             cloud_error: None,
             ticket: None,
             usage: Usage { local: self.usage, cloud: None },

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use crate::answer::Ticket;
 use crate::error::Error;
-use crate::request::Request;
-use crate::stores::{Outbox, Priority};
+use crate::request::{Privacy, Request};
+use crate::stores::Outbox;
 
 /// An outbox, or none.
 #[derive(Debug, Default)]
@@ -22,10 +22,15 @@ impl Queue {
         }
     }
 
-    /// Queues the request, if there is an outbox, it has room, and waiting helps: no `error` means that the cloud was left alone.
+    pub(super) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Queues the request, if there is an outbox, it has room, the request may be stored, and waiting helps: no `error` means that the cloud was left alone.
     pub(super) async fn put(&self, request: &Request, error: Option<&Error>) -> Option<Ticket> {
-        let outbox = self.0.as_ref().filter(|_| error.is_none_or(Error::is_transient))?;
-        match outbox.put(request, Priority::Normal).await {
+        let may_wait = request.privacy == Privacy::Storable && error.is_none_or(Error::is_transient);
+        let outbox = self.0.as_ref().filter(|_| may_wait)?;
+        match outbox.put(request).await {
             Ok(ticket) => Some(ticket),
             Err(error) => {
                 tracing::warn!(%error, "a prompt could not be queued");

@@ -60,7 +60,7 @@ pub(crate) async fn limited<T>(
 }
 
 /// Ready at `at`; never without one.
-pub(super) async fn until(clock: &dyn Clock, at: Option<Instant>) {
+pub(crate) async fn until(clock: &dyn Clock, at: Option<Instant>) {
     match at {
         Some(at) => clock.sleep_until(at).await,
         None => std::future::pending().await,

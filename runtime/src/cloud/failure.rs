@@ -45,9 +45,18 @@ pub(super) fn before_answer(error: reqwest::Error, endpoint: &Endpoint) -> Error
 /// The headers had come, and `received` bytes of the body.
 pub(super) fn within_answer(error: reqwest::Error, endpoint: &Endpoint, received: usize) -> Error {
     let error = error.without_url();
-    let tls = has_cause(&error, |cause| cause.is::<rustls::Error>());
-    let kind = if tls { ErrorKind::Tls } else { ErrorKind::Truncated };
-    Error::new(kind, format!("the answer of {endpoint} was cut after {received} bytes")).with_source(error)
+    let broken = |cause: &(dyn StdError + 'static)| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput))
+    };
+    let (kind, what) = if has_cause(&error, |cause| cause.is::<rustls::Error>()) {
+        (ErrorKind::Tls, "was tampered with")
+    } else if has_cause(&error, broken) {
+        (ErrorKind::Malformed, "is not what its headers say")
+    } else {
+        (ErrorKind::Truncated, "was cut")
+    };
+    Error::new(kind, format!("the answer of {endpoint} {what} after {received} bytes")).with_source(error)
 }
 
 /// The server answered, but not with a 200. `said` is its own explanation.

@@ -3,15 +3,21 @@
 //! Nothing here knows the device or the verdict: [`crate::Cascade`] decides whether to ask, this module asks.
 //! Every exchange ends by the request's [`crate::Deadline`] or its [`crate::Cancel`], retries included.
 
+mod attestation;
+mod cache;
+mod client;
 mod clock;
+mod connectivity;
+mod dialect;
+mod failover;
 mod failure;
-mod openai;
+mod proxy;
 mod random;
 mod retry;
+pub mod sse;
 mod tls;
 mod token;
 mod url;
-mod wire;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,16 +26,23 @@ use std::sync::Arc;
 use crate::answer::{Money, Tokens};
 use crate::error::Result;
 use crate::request::Request;
+use crate::tool::ToolCall;
 
+pub use self::attestation::{Attestation, AttestationHeader};
+pub use self::cache::Cached;
+pub use self::client::{CloudClient, CloudClientBuilder, MAX_RESPONSE_BYTES, MAX_STREAM_BYTES};
 pub(crate) use self::clock::limited;
 pub use self::clock::{Clock, SystemClock};
-pub use self::openai::{MAX_RESPONSE_BYTES, OpenAiClient, OpenAiClientBuilder};
+pub use self::connectivity::{Connectivity, Probe};
+pub use self::dialect::Dialect;
+pub use self::failover::{Failover, Hedged};
+pub use self::proxy::Proxy;
 pub use self::retry::Retry;
-pub use self::tls::Roots;
+pub use self::tls::{Identity, Roots, SpkiPin};
 pub use self::token::{Token, TokenProvider, Wanted};
 pub use self::url::Endpoint;
 #[cfg(feature = "stores")]
-pub(crate) use self::{clock::unix_ms, random::Random, tls::random_seed};
+pub(crate) use self::{clock::unix_ms, clock::until, random::Random, tls::random_seed};
 
 /// A boxed future: what an async method of a trait object returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -61,11 +74,45 @@ pub trait LargeModel: Send + Sync {
     /// stands before it, [`crate::ErrorKind::Io`] or [`crate::ErrorKind::Store`] if nothing may leave without a record
     /// that cannot be written.
     fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<CloudAnswer>>;
+
+    /// The same, with the text handed to `on_text` piece by piece as it comes; together the pieces are the answer's text.
+    /// Unless implemented, the whole of it is the only piece.
+    ///
+    /// Once a piece was handed out nothing is tried again: whatever goes wrong then is the end of the answer.
+    ///
+    /// # Errors
+    /// As [`LargeModel::answer`]. If a piece was handed out, [`crate::Error::partial_text`] has them all.
+    fn stream<'a>(&'a self, request: &'a Request, on_text: OnText<'a>) -> BoxFuture<'a, Result<CloudAnswer>> {
+        Box::pin(async move {
+            let answer = self.answer(request).await?;
+            if !answer.text.is_empty() {
+                on_text(&answer.text);
+            }
+            Ok(answer)
+        })
+    }
 }
+
+/// Takes the pieces of a streamed answer.
+pub type OnText<'a> = &'a mut (dyn FnMut(&str) + Send);
 
 impl<M: LargeModel + ?Sized> LargeModel for Arc<M> {
     fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<CloudAnswer>> {
         (**self).answer(request)
+    }
+
+    fn stream<'a>(&'a self, request: &'a Request, on_text: OnText<'a>) -> BoxFuture<'a, Result<CloudAnswer>> {
+        (**self).stream(request, on_text)
+    }
+}
+
+impl<M: LargeModel + ?Sized> LargeModel for Box<M> {
+    fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<CloudAnswer>> {
+        (**self).answer(request)
+    }
+
+    fn stream<'a>(&'a self, request: &'a Request, on_text: OnText<'a>) -> BoxFuture<'a, Result<CloudAnswer>> {
+        (**self).stream(request, on_text)
     }
 }
 
@@ -75,7 +122,9 @@ impl<M: LargeModel + ?Sized> LargeModel for Arc<M> {
 pub struct CloudAnswer {
     /// The text of the answer.
     pub text: String,
-    /// Why it ends where it ends, in the server's word: `stop`, `length` ...
+    /// Functions it asks for.
+    pub tool_calls: Vec<ToolCall>,
+    /// Why it ends where it ends, in the server's word: `stop`, `end_turn`, `MAX_TOKENS` ...
     pub finish_reason: Option<String>,
     /// Tokens the server says it read and wrote; `None` if it did not say.
     pub usage: Option<Tokens>,
@@ -89,6 +138,6 @@ impl CloudAnswer {
     /// An answer that came on the first attempt, of unknown cost.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), finish_reason: None, usage: None, cost: None, attempts: 1 }
+        Self { text: text.into(), tool_calls: Vec::new(), finish_reason: None, usage: None, cost: None, attempts: 1 }
     }
 }

@@ -1,5 +1,6 @@
 //! When to try again: exponential backoff with full jitter, and the server's own `Retry-After`.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
@@ -49,6 +50,42 @@ impl Default for Retry {
     }
 }
 
+/// Repetitions that a client may make before any question has earned it one.
+const RETRY_RESERVE: f64 = 10.0;
+
+/// Most repetitions that are saved up, so that a long quiet time does not pay for a storm.
+const MAX_RETRIES_SAVED: f64 = 100.0;
+
+/// How many repetitions all questions of one client may still make: each question earns a fraction of one (Finagle's
+/// `RetryBudget`, without its time window).
+#[derive(Debug)]
+pub(super) struct RetryBudget {
+    ratio: f64,
+    saved: Mutex<f64>,
+}
+
+impl RetryBudget {
+    pub(super) fn new(ratio: f64) -> Self {
+        Self { ratio, saved: Mutex::new(RETRY_RESERVE) }
+    }
+
+    /// A question begins.
+    pub(super) fn deposit(&self) {
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        *saved = (*saved + self.ratio).min(MAX_RETRIES_SAVED);
+    }
+
+    /// Whether one more repetition may be made; it is taken if so.
+    pub(super) fn withdraw(&self) -> bool {
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let enough = *saved >= 1.0;
+        if enough {
+            *saved -= 1.0;
+        }
+        enough
+    }
+}
+
 /// What `Retry-After` asks for, in either of its forms (RFC 9110, section 10.2.3).
 ///
 /// A date is measured against the answer's own `Date`, so that a device whose clock is wrong waits the right time;
@@ -95,6 +132,24 @@ mod tests {
         assert_eq!(retry.wait(1, Some(7 * SECOND), 0.5), Some(Duration::from_millis(7_500)));
         assert_eq!(retry.wait(1, Some(MAX_RETRY_AFTER), 0.0), Some(MAX_RETRY_AFTER));
         assert_eq!(retry.wait(1, Some(MAX_RETRY_AFTER + SECOND), 0.0), None);
+    }
+
+    #[test]
+    fn repetitions_are_a_fraction_of_the_questions_in_the_long_run() {
+        let budget = RetryBudget::new(0.25);
+        let storm = |questions: u32| {
+            let granted = |_| {
+                budget.deposit();
+                u32::from(budget.withdraw()) + u32::from(budget.withdraw())
+            };
+            (0..questions).map(granted).sum::<u32>()
+        };
+        assert_eq!(storm(1000), 10 + 250);
+        (0..1_000_000).for_each(|_| budget.deposit());
+        // What the first question would have earned does not fit any more.
+        assert_eq!(storm(1000), 100 + 249);
+        let never = RetryBudget::new(0.0);
+        assert_eq!((0..99).filter(|_| never.withdraw()).count(), 10);
     }
 
     #[test]

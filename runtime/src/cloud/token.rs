@@ -7,18 +7,23 @@ use std::future::Future;
 use super::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A bearer token on its way into one request. It has no `Display`, and `Debug` hides it.
+/// A token or key on its way into one request. It has no `Display`, and `Debug` hides it.
 pub struct Token(String);
 
 impl Token {
-    /// Takes the token as the `Authorization` header will carry it, without `Bearer`.
+    /// Takes the token as the header will carry it, without `Bearer`.
     #[must_use]
     pub fn new(token: impl Into<String>) -> Self {
         Self(token.into())
     }
 
-    pub(super) fn header(&self) -> Result<reqwest::header::HeaderValue> {
-        let mut value = reqwest::header::HeaderValue::try_from(format!("Bearer {}", self.0)).map_err(|_| {
+    /// The same token once more; not `Clone`, so that copies are made on purpose only.
+    pub(super) fn again(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    pub(super) fn header(&self, before: &str) -> Result<reqwest::header::HeaderValue> {
+        let mut value = reqwest::header::HeaderValue::try_from(format!("{before}{}", self.0)).map_err(|_| {
             Error::new(ErrorKind::InvalidRequest, "the token holds characters that a header cannot carry")
         })?;
         value.set_sensitive(true);
@@ -26,7 +31,7 @@ impl Token {
     }
 
     /// `text` without the token: servers do echo keys in their error messages.
-    pub(super) fn redact(&self, text: &str) -> String {
+    pub(crate) fn redact(&self, text: &str) -> String {
         if self.0.is_empty() { text.to_owned() } else { text.replace(&self.0, "[redacted]") }
     }
 }
@@ -87,10 +92,10 @@ mod tests {
     fn a_token_shows_in_no_rendering() {
         let token = Token::new("sk-planted-secret");
         assert_eq!(format!("{token:?}"), "Token([redacted])");
-        assert!(!format!("{:?}", token.header().unwrap()).contains("planted"));
+        assert!(!format!("{:?}", token.header("Bearer ").unwrap()).contains("planted"));
         assert_eq!(token.redact("bad key sk-planted-secret."), "bad key [redacted].");
 
-        let error = Token::new("sk-planted\nsecret").header().unwrap_err();
+        let error = Token::new("sk-planted\nsecret").header("").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidRequest);
         assert!(!format!("{error} {error:?}").contains("planted"));
     }

@@ -7,7 +7,7 @@ use reqwest::Url;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Base address of an OpenAI-compatible server, as its clients write it: `https://api.example.com/v1`.
+/// Base address of a server, as its clients write it: `https://api.example.com/v1`.
 ///
 /// `Display` and `Debug` show scheme, host, port and path; a query, where some gateways want keys, is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,6 +21,15 @@ impl Endpoint {
             segments.pop_if_empty().extend(path.split('/'));
         }
         url
+    }
+}
+
+impl Endpoint {
+    /// Where its server listens.
+    pub(super) fn host_and_port(&self) -> (String, u16) {
+        // An IPv6 address stands in brackets, which is not what a resolver wants.
+        let host = self.0.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+        (host, self.0.port_or_known_default().unwrap_or(443))
     }
 }
 

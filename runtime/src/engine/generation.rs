@@ -155,7 +155,7 @@ impl Engine {
     }
 }
 
-fn not_a_distribution(error: SignalError) -> Error {
+pub(super) fn not_a_distribution(error: SignalError) -> Error {
     Error::new(ErrorKind::Inference, "the model's logits are no distribution").with_source(error)
 }
 

@@ -14,6 +14,7 @@ use crate::request::{Message, Request};
 
 mod generation;
 mod prompt;
+mod scoring;
 mod session;
 
 pub use generation::{Finish, Generation, Timings, Token};

@@ -10,8 +10,8 @@ mod vault;
 
 pub use self::audit::{AuditEntries, AuditEntry, AuditFile, AuditLog, Departure, MAX_AUDIT_LINE};
 pub use self::patterns::Patterns;
-pub(crate) use self::vault::Redacted;
 pub use self::vault::Vault;
+pub(crate) use self::vault::{Redacted, Restorer};
 
 /// Takes out of a text what must not leave the device.
 ///

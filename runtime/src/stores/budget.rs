@@ -110,7 +110,7 @@ pub struct Spent {
 /// use margay::Money;
 /// use margay::stores::{Budget, Limit, Period, Price};
 /// # fn main() -> margay::Result<()> {
-/// # let client = margay::cloud::OpenAiClient::builder("https://api.example.com/v1", "large-model").build()?;
+/// # let client = margay::cloud::CloudClient::openai("https://api.example.com/v1", "large-model").build()?;
 /// let budget = Budget::builder(Price { input: 2_500_000, output: 10_000_000 })
 ///     .limit(Limit::per(Period::Month).money(Money::from_micros(5_000_000)))
 ///     .limit(Limit::per(Period::Day).class("chat").tokens(200_000))
@@ -205,8 +205,15 @@ impl Reservation {
 
 /// The most tokens a request can cost: a tokenizer makes no more tokens than bytes.
 fn most(request: &Request) -> Tokens {
-    let messages = request.messages.iter().map(|message| message.content.len() as u64 + TEMPLATE_TOKENS);
-    Tokens { input: messages.sum::<u64>() + TEMPLATE_TOKENS, output: request.max_tokens as u64 }
+    let messages = request.messages.iter().map(|message| {
+        let calls = message.tool_calls.iter().map(|call| call.name.len() + call.arguments.len());
+        (message.content.len() + calls.sum::<usize>()) as u64 + TEMPLATE_TOKENS
+    });
+    let tools = request.tools.iter().map(|tool| {
+        let described = tool.description.as_ref().map_or(0, String::len);
+        (tool.name.len() + described + tool.parameters.to_string().len()) as u64 + TEMPLATE_TOKENS
+    });
+    Tokens { input: messages.sum::<u64>() + tools.sum::<u64>() + TEMPLATE_TOKENS, output: request.max_tokens as u64 }
 }
 
 impl Inner {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::Budget;
 use super::budget::Reservation;
 use crate::answer::{Money, Tokens};
-use crate::cloud::{BoxFuture, CloudAnswer, LargeModel};
+use crate::cloud::{BoxFuture, CloudAnswer, LargeModel, OnText};
 use crate::error::Result;
 use crate::request::Request;
 
@@ -32,26 +32,39 @@ impl<M> Metered<M> {
     }
 }
 
+impl<M: LargeModel> Metered<M> {
+    /// One exchange between reservation and account. Cut in its midst, the reservation stands: what was handed out is paid for.
+    async fn account(&self, request: &Request, on_text: Option<OnText<'_>>) -> Result<CloudAnswer> {
+        request.check()?;
+        let reservation = self.budget.reserve(request).await?;
+        let outcome = match on_text {
+            None => self.cloud.answer(request).await,
+            Some(on_text) => self.cloud.stream(request, on_text).await,
+        };
+        let mut answer = match outcome {
+            Ok(answer) => answer,
+            Err(error) => {
+                if error.is_free_of_charge() {
+                    self.settle(reservation, Tokens::default()).await;
+                }
+                return Err(error);
+            }
+        };
+        answer.cost = Some(match answer.usage {
+            Some(usage) => self.settle(reservation, usage).await,
+            None => self.budget.price_of(reservation.most()),
+        });
+        Ok(answer)
+    }
+}
+
 impl<M: LargeModel> LargeModel for Metered<M> {
     fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<CloudAnswer>> {
-        Box::pin(async move {
-            request.check()?;
-            let reservation = self.budget.reserve(request).await?;
-            let mut answer = match self.cloud.answer(request).await {
-                Ok(answer) => answer,
-                Err(error) => {
-                    if error.is_free_of_charge() {
-                        self.settle(reservation, Tokens::default()).await;
-                    }
-                    return Err(error);
-                }
-            };
-            answer.cost = Some(match answer.usage {
-                Some(usage) => self.settle(reservation, usage).await,
-                None => self.budget.price_of(reservation.most()),
-            });
-            Ok(answer)
-        })
+        Box::pin(self.account(request, None))
+    }
+
+    fn stream<'a>(&'a self, request: &'a Request, on_text: OnText<'a>) -> BoxFuture<'a, Result<CloudAnswer>> {
+        Box::pin(self.account(request, Some(on_text)))
     }
 }
 

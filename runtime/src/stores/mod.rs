@@ -8,5 +8,5 @@ mod period;
 
 pub use self::budget::{Budget, BudgetBuilder, Limit, Price, Spent};
 pub use self::metered::Metered;
-pub use self::outbox::{Drained, Fill, MAX_PROMPT_BYTES, Outbox, OutboxBuilder, Outcome, Priority};
+pub use self::outbox::{Cipher, Drained, Fill, MAX_PROMPT_BYTES, Outbox, OutboxBuilder, Outcome};
 pub use self::period::Period;

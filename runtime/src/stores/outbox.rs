@@ -1,25 +1,39 @@
 //! Prompts that cannot go now: kept on the disk, sent in order, each under one key, each result once.
 
+mod builder;
+mod cipher;
+
+use std::convert::Infallible;
 use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::builder::OutboxBuilder;
+pub use self::cipher::Cipher;
 use super::database::{Store, off_thread};
 use crate::answer::{Money, Ticket, Tokens};
-use crate::cloud::{Clock, CloudAnswer, LargeModel, Random, SystemClock, random_seed, unix_ms};
+use crate::cloud::{BoxFuture, Clock, CloudAnswer, Connectivity, LargeModel, Random, unix_ms, until};
 use crate::error::{Error, ErrorKind, Result};
-use crate::request::{Deadline, Message, Request};
+use crate::request::{Deadline, Message, Priority, Privacy, Request};
+use crate::telemetry;
+use crate::tool::{Tool, ToolCall};
 
 /// Largest prompt that is queued, in bytes as stored: four times the longest context in use, in English.
 pub const MAX_PROMPT_BYTES: usize = 4 << 20;
 
-/// Largest result that is read back, in bytes as stored: the client's cap on answers, every byte of it escaped.
-const MAX_RESULT_BYTES: usize = 6 * crate::cloud::MAX_RESPONSE_BYTES + 1024;
+/// What a cipher may add to an entry, in bytes: nonces and tags take less than a hundred.
+const MAX_SEAL_BYTES: usize = 1024;
+
+/// Largest prompt that is read back, in bytes as stored.
+const MAX_SEALED_PROMPT: usize = MAX_PROMPT_BYTES + MAX_SEAL_BYTES;
+
+/// Largest result that is read back, in bytes as stored: the client's cap on answers and as much of tool calls, every byte of
+/// it escaped.
+const MAX_RESULT_BYTES: usize = 12 * crate::cloud::MAX_RESPONSE_BYTES + MAX_SEAL_BYTES;
 
 /// Prompts by priority, then ticket.
 const QUEUE: TableDefinition<'_, Place, &[u8]> = TableDefinition::new("queue");
@@ -35,18 +49,6 @@ const COUNTS: TableDefinition<'_, &str, u64> = TableDefinition::new("counts");
 
 type Place = (u8, u64);
 
-/// What goes first. Within one priority, what came first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum Priority {
-    /// Before everything else.
-    High,
-    /// In between.
-    #[default]
-    Normal,
-    /// After everything else.
-    Low,
-}
-
 /// How a queued prompt ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -56,6 +58,9 @@ pub enum Outcome {
     Answered {
         /// What it said.
         text: String,
+        /// Functions it asks for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tool_calls: Vec<ToolCall>,
         /// Tokens it says it read and wrote.
         usage: Option<Tokens>,
         /// What it cost, if a budget stands before it.
@@ -95,10 +100,10 @@ pub struct Fill {
 /// A durable queue of prompts for when the cloud is back.
 ///
 /// ```no_run
-/// use margay::stores::{Outbox, Priority};
-/// # async fn drain(client: margay::cloud::OpenAiClient) -> margay::Result<()> {
+/// use margay::stores::Outbox;
+/// # async fn drain(client: margay::cloud::CloudClient) -> margay::Result<()> {
 /// let outbox = Outbox::builder().open("outbox.redb")?;
-/// let ticket = outbox.put(&margay::Request::user("wake me at six"), Priority::Normal).await?;
+/// let ticket = outbox.put(&margay::Request::user("wake me at six")).await?;
 /// // Later, perhaps after a restart, when the network is back:
 /// outbox.drain(&client).await?;
 /// while let Some((ticket, outcome)) = outbox.next_result().await? {
@@ -118,7 +123,7 @@ pub struct Fill {
 ///
 /// ```compile_fail,E0308
 /// async fn leak(outbox: &margay::stores::Outbox, private: margay::LocalOnly<margay::Request>) {
-///     let _ = outbox.put(&private, margay::stores::Priority::Normal).await;
+///     let _ = outbox.put(&private).await;
 /// }
 /// ```
 #[derive(Clone)]
@@ -129,8 +134,12 @@ pub struct Outbox {
 struct Inner {
     store: Store,
     limits: Limits,
+    cipher: Option<Box<dyn Cipher>>,
     clock: Arc<dyn Clock>,
     random: Random,
+    /// Told when a prompt is put.
+    put: tokio::sync::Notify,
+    giving: std::sync::Mutex<()>,
     /// Held by the one drain that is under way.
     draining: tokio::sync::Mutex<()>,
 }
@@ -148,6 +157,8 @@ struct Limits {
 struct Prompt {
     key: String,
     messages: Vec<Message>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Tool>,
     task: Option<String>,
     class: Option<String>,
     max_tokens: usize,
@@ -158,27 +169,31 @@ impl Outbox {
     /// Begins with a week to live, 1000 entries and 16 MiB at most.
     #[must_use]
     pub fn builder() -> OutboxBuilder {
-        let time_to_live = Duration::from_secs(7 * 24 * 60 * 60);
-        OutboxBuilder {
-            limits: Limits { time_to_live, entries: 1_000, bytes: 16 << 20 },
-            clock: Arc::new(SystemClock),
-            seed: None,
-        }
+        OutboxBuilder::new()
     }
 
-    /// Queues a request. Its deadline and cancel end with the process and are not kept; a key of its own is.
+    /// Queues a request, by its priority. Its deadline and cancel end with the process and are not kept; a key of its own is.
     ///
     /// # Errors
     /// [`ErrorKind::QueueFull`] if a cap would be passed; [`ErrorKind::InvalidRequest`] if the prompt is over
-    /// [`MAX_PROMPT_BYTES`]; [`ErrorKind::Store`], [`ErrorKind::Io`].
-    pub async fn put(&self, request: &Request, priority: Priority) -> Result<Ticket> {
+    /// [`MAX_PROMPT_BYTES`] or must not be stored; [`ErrorKind::Store`], [`ErrorKind::Io`].
+    pub async fn put(&self, request: &Request) -> Result<Ticket> {
+        if request.privacy != Privacy::Storable {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the request must not be stored, so it cannot be queued",
+            ));
+        }
         let inner = Arc::clone(&self.inner);
-        let Request { messages, task, class, max_tokens, .. } = request.clone();
+        let Request { messages, tools, task, class, max_tokens, priority, .. } = request.clone();
         let key = request.idempotency_key.clone().unwrap_or_else(|| inner.random.key());
         off_thread(move || {
             let time_to_live = u64::try_from(inner.limits.time_to_live.as_millis()).unwrap_or(u64::MAX);
             let expires = unix_ms(&*inner.clock).saturating_add(time_to_live);
-            inner.put(priority, &Prompt { key, messages, task, class, max_tokens, expires })
+            let ticket = inner.put(priority, &Prompt { key, messages, tools, task, class, max_tokens, expires })?;
+            inner.count();
+            inner.put.notify_one();
+            Ok(ticket)
         })
         .await
     }
@@ -198,7 +213,9 @@ impl Outbox {
             };
             let expires = prompt.expires;
             let outcome = match cloud.answer(&prompt.into_request()).await {
-                Ok(CloudAnswer { text, usage, cost, .. }) => Outcome::Answered { text, usage, cost },
+                Ok(CloudAnswer { text, tool_calls, usage, cost, .. }) => {
+                    Outcome::Answered { text, tool_calls, usage, cost }
+                }
                 Err(error) if is_final(error.kind()) => Outcome::Refused { why: error.to_string() },
                 Err(error) => {
                     drained.stopped = Some(error);
@@ -208,6 +225,47 @@ impl Outbox {
             let inner = Arc::clone(&self.inner);
             off_thread(move || inner.finish(place, expires, &outcome)).await?;
             drained.finished += 1;
+        }
+    }
+
+    /// Drains whenever there is a way to the cloud and something to send, and hands every result to `deliver`, those that are
+    /// left from an earlier run first. A result is acknowledged once `deliver` has returned `true` for it; else it comes again
+    /// after `pause`, as does a cloud that failed. Runs until it is dropped: spawn it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Io`]; never one of the cloud's.
+    pub async fn keep_draining(
+        &self,
+        cloud: &dyn LargeModel,
+        connectivity: &dyn Connectivity,
+        pause: Duration,
+        deliver: &(dyn Fn(Ticket, Outcome) -> BoxFuture<'static, bool> + Send + Sync),
+    ) -> Result<Infallible> {
+        loop {
+            let mut settled = true;
+            while let Some((ticket, outcome)) = self.next_result().await? {
+                settled = deliver(ticket, outcome).await;
+                if !settled {
+                    break;
+                }
+                self.acknowledge(ticket).await?;
+            }
+            let waiting = self.fill().await?.queued > 0;
+            if waiting && settled {
+                connectivity.online().await;
+                let drained = self.drain(cloud).await?;
+                if let Some(error) = &drained.stopped {
+                    connectivity.report(error.kind() != ErrorKind::Connect);
+                }
+                if drained.finished > 0 {
+                    continue;
+                }
+            }
+            let resume = (waiting || !settled).then(|| self.inner.clock.now().checked_add(pause)).flatten();
+            tokio::select! {
+                () = self.inner.put.notified() => {}
+                () = until(&*self.inner.clock, resume) => {}
+            }
         }
     }
 
@@ -261,6 +319,7 @@ fn is_final(kind: ErrorKind) -> bool {
 impl Prompt {
     fn into_request(self) -> Request {
         Request {
+            tools: self.tools,
             task: self.task,
             max_tokens: self.max_tokens,
             class: self.class,
@@ -273,11 +332,16 @@ impl Prompt {
 
 impl Inner {
     fn put(&self, priority: Priority, prompt: &Prompt) -> Result<Ticket> {
-        let bytes = encode(prompt)?;
-        if bytes.len() > MAX_PROMPT_BYTES {
+        if encode(prompt)?.len() > MAX_PROMPT_BYTES {
             return Err(Error::new(ErrorKind::InvalidRequest, format!("the prompt is over {MAX_PROMPT_BYTES} bytes")));
         }
         self.expire()?;
+        // Tickets are given out one at a time, so that an entry can be sealed for its own.
+        let _one_at_a_time = self.giving.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self
+            .store
+            .read(|transaction| Ok(transaction.open_table(COUNTS)?.get("next")?.map_or(0, |count| count.value())))?;
+        let bytes = self.encode(next, prompt)?;
         let ticket = self.store.write(|transaction| {
             let mut tables = Tables::open(transaction)?;
             let entries = tables.queue.len()? + tables.results.len()?;
@@ -285,7 +349,7 @@ impl Inner {
             if entries >= self.limits.entries || held > self.limits.bytes {
                 return Ok(None);
             }
-            let ticket = tables.count("next")?;
+            let ticket = next;
             tables.counts.insert("next", ticket + 1)?;
             tables.counts.insert("bytes", held)?;
             let priority = priority as u8;
@@ -305,40 +369,45 @@ impl Inner {
             let queue = transaction.open_table(QUEUE)?;
             Ok(queue.first()?.map(|(place, bytes)| (place.value(), bytes.value().to_vec())))
         })?;
-        head.map(|(place, bytes)| Ok((place, self.decode(&bytes, MAX_PROMPT_BYTES)?))).transpose()
+        head.map(|(place, bytes)| Ok((place, self.decode(place.1, &bytes, MAX_SEALED_PROMPT)?))).transpose()
     }
 
     /// Puts a result in the place of its prompt. A prompt that is gone has its result already: it expired meanwhile.
     fn finish(&self, place: Place, expires: u64, outcome: &Outcome) -> Result<()> {
-        let result = encode(outcome)?;
+        let result = self.encode(place.1, outcome)?;
         self.store.write(|transaction| {
             let mut tables = Tables::open(transaction)?;
             tables.expiry.remove((expires, place.0, place.1))?;
             tables.replace(place, &result)
-        })
+        })?;
+        self.count();
+        Ok(())
+    }
+
+    /// Tells the telemetry how many prompts wait.
+    fn count(&self) {
+        if let Ok(queued) = self.store.read(|transaction| Ok(transaction.open_table(QUEUE)?.len()?)) {
+            telemetry::outbox(queued);
+        }
     }
 
     /// Ends what has outlived its time.
     fn expire(&self) -> Result<()> {
         let now = unix_ms(&*self.clock);
         let due = |first: Option<(u64, u8, u64)>| first.filter(|(expires, ..)| *expires <= now);
-        let waiting = self.store.read(|transaction| {
-            let expiry = transaction.open_table(EXPIRY)?;
-            Ok(due(expiry.first()?.map(|(key, _)| key.value())))
-        });
-        if waiting?.is_none() {
-            return Ok(());
-        }
-        let result = encode(&Outcome::Expired)?;
-        self.store.write(|transaction| {
-            let mut tables = Tables::open(transaction)?;
-            loop {
-                let first = tables.expiry.first()?.map(|(key, _)| key.value());
-                let Some(key) = due(first) else { return Ok(()) };
+        loop {
+            let first = self.store.read(|transaction| {
+                let expiry = transaction.open_table(EXPIRY)?;
+                Ok(due(expiry.first()?.map(|(key, _)| key.value())))
+            })?;
+            let Some(key) = first else { return Ok(()) };
+            let result = self.encode(key.2, &Outcome::Expired)?;
+            self.store.write(|transaction| {
+                let mut tables = Tables::open(transaction)?;
                 tables.expiry.remove(key)?;
-                tables.replace((key.1, key.2), &result)?;
-            }
-        })
+                tables.replace((key.1, key.2), &result)
+            })?;
+        }
     }
 
     fn next_result(&self) -> Result<Option<(Ticket, Outcome)>> {
@@ -347,7 +416,9 @@ impl Inner {
             let results = transaction.open_table(RESULTS)?;
             Ok(results.first()?.map(|(ticket, bytes)| (ticket.value(), bytes.value().to_vec())))
         })?;
-        first.map(|(ticket, bytes)| Ok((Ticket::new(ticket), self.decode(&bytes, MAX_RESULT_BYTES)?))).transpose()
+        first
+            .map(|(ticket, bytes)| Ok((Ticket::new(ticket), self.decode(ticket, &bytes, MAX_RESULT_BYTES)?)))
+            .transpose()
     }
 
     fn acknowledge(&self, ticket: Ticket) -> Result<bool> {
@@ -362,11 +433,22 @@ impl Inner {
         })
     }
 
-    fn decode<T: DeserializeOwned>(&self, bytes: &[u8], most: usize) -> Result<T> {
+    /// The bytes of an entry as they lie in the file.
+    fn encode(&self, ticket: u64, entry: &impl Serialize) -> Result<Vec<u8>> {
+        let plain = encode(entry)?;
+        match &self.cipher {
+            Some(cipher) => cipher.seal(&ticket.to_be_bytes(), &plain),
+            None => Ok(plain),
+        }
+    }
+
+    fn decode<T: DeserializeOwned>(&self, ticket: u64, bytes: &[u8], most: usize) -> Result<T> {
         if bytes.len() > most {
             return Err(self.store.damaged(format!("an entry is over {most} bytes")));
         }
-        serde_json::from_slice(bytes).map_err(|error| self.store.damaged("an entry is not one").with_source(error))
+        let opened = self.cipher.as_ref().map(|cipher| cipher.open(&ticket.to_be_bytes(), bytes)).transpose()?;
+        serde_json::from_slice(opened.as_deref().unwrap_or(bytes))
+            .map_err(|error| self.store.damaged("an entry is not one").with_source(error))
     }
 }
 
@@ -412,68 +494,5 @@ impl fmt::Debug for Outbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { store, limits, .. } = &*self.inner;
         f.debug_struct("Outbox").field("store", store).field("limits", limits).finish_non_exhaustive()
-    }
-}
-
-/// What an [`Outbox`] is made of; see [`Outbox::builder`].
-pub struct OutboxBuilder {
-    limits: Limits,
-    clock: Arc<dyn Clock>,
-    seed: Option<[u8; 32]>,
-}
-
-impl OutboxBuilder {
-    /// How long a prompt waits before its result is [`Outcome::Expired`]; a week unless said.
-    #[must_use]
-    pub fn time_to_live(mut self, time: Duration) -> Self {
-        self.limits.time_to_live = time;
-        self
-    }
-
-    /// Prompts and results at most, together; 1000 unless said.
-    #[must_use]
-    pub fn max_entries(mut self, entries: u64) -> Self {
-        self.limits.entries = entries;
-        self
-    }
-
-    /// Bytes of prompts and results that a new prompt must find room in; 16 MiB unless said. A result is always kept: it is
-    /// paid for.
-    #[must_use]
-    pub fn max_bytes(mut self, bytes: u64) -> Self {
-        self.limits.bytes = bytes;
-        self
-    }
-
-    /// The clock whose calendar says what has expired; [`SystemClock`] unless said.
-    #[must_use]
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Makes idempotency keys repeat exactly, for tests. Unless said, the operating system gives the seed.
-    #[must_use]
-    pub fn seed(mut self, seed: [u8; 32]) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Opens the outbox at `path`, or a new one.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Store`] if the file is damaged, none of an outbox, or open in another process; [`ErrorKind::Io`].
-    pub fn open(self, path: impl AsRef<Path>) -> Result<Outbox> {
-        let store = Store::open(path.as_ref(), "margay outbox 1")?;
-        store.write(|transaction| Tables::open(transaction).map(drop))?;
-        let random = Random::new(self.seed.map_or_else(random_seed, Ok)?);
-        let Self { limits, clock, .. } = self;
-        Ok(Outbox { inner: Arc::new(Inner { store, limits, clock, random, draining: tokio::sync::Mutex::default() }) })
-    }
-}
-
-impl fmt::Debug for OutboxBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutboxBuilder").field("limits", &self.limits).finish_non_exhaustive()
     }
 }

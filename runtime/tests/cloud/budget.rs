@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use margay::cloud::{BoxFuture, CloudAnswer, LargeModel, OpenAiClient, Retry, Roots};
+use margay::cloud::{BoxFuture, CloudAnswer, CloudClient, LargeModel, Retry, Roots};
 use margay::stores::{Budget, BudgetBuilder, Limit, Period, Price, Spent};
+use margay::testing::{FaultyServer as Server, Reply, refusing};
 use margay::{Error, ErrorKind, Money, Request, Result, Tokens};
 
 use crate::calendar::Calendar;
-use crate::server::{Deed, Server, answer, refusing};
 
 /// One micro-unit a token, read or written.
 const PRICE: Price = Price { input: 1_000_000, output: 1_000_000 };
@@ -162,24 +162,24 @@ async fn what_may_have_been_billed_is_counted_at_its_most() {
 #[tokio::test]
 async fn the_client_knows_which_failures_cost_nothing() {
     let (server, refusing) = (Server::start([]).await, refusing());
-    let free = |endpoint: String, authority: &str, attempts| {
+    let free = |endpoint: String, authority: Vec<u8>, attempts| {
         let retry = Retry { attempts, base: Duration::ZERO, cap: Duration::ZERO };
-        let roots = Roots::Pem(authority.into());
-        let client = OpenAiClient::builder(endpoint, "large").roots(roots).retry(retry).build().unwrap();
+        let roots = Roots::Pem(authority);
+        let client = CloudClient::openai(endpoint, "large").roots(roots).retry(retry).build().unwrap();
         async move { client.answer(&request()).await.unwrap_err().is_free_of_charge() }
     };
-    assert!(free(format!("https://{}/v1", refusing.local_addr().unwrap()), &server.authority, 2).await);
+    assert!(free(format!("https://{}/v1", refusing.local_addr().unwrap()), server.authority(), 2).await);
     let stranger = Server::start([]).await;
-    assert!(free(server.endpoint(), &stranger.authority, 2).await);
-    let (refused, down) = (answer("400 Bad Request", "", ""), answer("500 Internal Server Error", "", ""));
+    assert!(free(server.endpoint(), stranger.authority(), 2).await);
+    let (refused, down) = (Reply::http("400 Bad Request", "", ""), Reply::http("500 Internal Server Error", "", ""));
     for (deeds, expected) in [
-        (vec![Deed::Send(refused.clone())], true),
-        (vec![Deed::SendAndCut(Vec::new()), Deed::Send(refused.clone())], false),
-        (vec![Deed::Send(down.clone()), Deed::Send(refused)], false),
-        (vec![Deed::Send(down.clone()), Deed::Send(down)], false),
+        (vec![refused.clone()], true),
+        (vec![Reply::stall().cut_after(0), refused.clone()], false),
+        (vec![down.clone(), refused], false),
+        (vec![down.clone(), down], false),
     ] {
         let server = Server::start(deeds).await;
-        assert_eq!(free(server.endpoint(), &server.authority, 2).await, expected);
+        assert_eq!(free(server.endpoint(), server.authority(), 2).await, expected);
         assert_eq!(server.left(), 0);
     }
 }

@@ -8,21 +8,20 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use margay::bundle::{CalibratedPolicy, Calibration};
-use margay::cloud::{BoxFuture, CloudAnswer, LargeModel, OpenAiClient, Retry, Roots};
+use margay::cloud::{BoxFuture, CloudAnswer, CloudClient, LargeModel, Retry, Roots};
 use margay::policy::{Policy, Reason, Rule, Threshold};
+use margay::testing::{FaultyServer as Server, ManualClock, Reply};
 use margay::{
     Answer, Cancel, Cascade, CascadeBuilder, Deadline, Engine, Error, ErrorKind, OnCloudFailure, Origin, Request,
     Result, Tokens,
 };
 use tokio::sync::Notify;
 
-use crate::clock::ManualClock;
 use crate::common::{Expected, engine_of, fixtures};
-use crate::server::{Deed, Server, says};
 use crate::trace::Seen;
 
 static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| Arc::new(engine_of(&fixtures().join("toy"))));
-static EXPECTED: LazyLock<Expected> = LazyLock::new(Expected::read);
+pub(crate) static EXPECTED: LazyLock<Expected> = LazyLock::new(Expected::read);
 
 /// A cloud that does the same every time, and counts.
 struct Cloud {
@@ -85,7 +84,7 @@ fn cascade(threshold: Threshold, cloud: impl LargeModel + 'static) -> Cascade {
     builder(threshold, cloud).build().unwrap()
 }
 
-fn request() -> Request {
+pub(crate) fn request() -> Request {
     Request::messages(EXPECTED.messages.clone()).max_tokens(EXPECTED.greedy.len())
 }
 
@@ -314,9 +313,9 @@ async fn a_dropped_query_stops_the_device() {
 
 #[tokio::test]
 async fn a_server_killed_in_mid_run_leaves_marked_local_answers() {
-    let mut server = Server::start([Deed::Send(says("one")), Deed::Send(says("two")), Deed::Stall]).await;
-    let client = OpenAiClient::builder(server.endpoint(), "large")
-        .roots(Roots::Pem(server.authority.clone().into()))
+    let mut server = Server::start([Reply::says("one"), Reply::says("two"), Reply::stall()]).await;
+    let client = CloudClient::openai(server.endpoint(), "large")
+        .roots(Roots::Pem(server.authority()))
         .retry(Retry::NEVER)
         .build()
         .unwrap();

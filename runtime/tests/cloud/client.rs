@@ -4,18 +4,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use margay::cloud::{LargeModel, MAX_RESPONSE_BYTES, OpenAiClient, OpenAiClientBuilder, Retry, Roots, Token, Wanted};
+use margay::cloud::{CloudClient, CloudClientBuilder, LargeModel, MAX_RESPONSE_BYTES, Retry, Roots, Token, Wanted};
+use margay::testing::{FaultyServer as Server, ManualClock, Reply, refusing};
 use margay::{Cancel, Deadline, Error, ErrorKind, Request, Tokens};
-
-use crate::clock::ManualClock;
-use crate::server::{Deed, Server, answer, refusing, says};
 
 const SECRET: &str = "sk-planted-secret";
 
 /// A client that trusts only `server` and never tries twice.
-fn client(server: &Server) -> OpenAiClientBuilder {
-    OpenAiClient::builder(server.endpoint(), "large")
-        .roots(Roots::Pem(server.authority.clone().into()))
+fn client(server: &Server) -> CloudClientBuilder {
+    CloudClient::openai(server.endpoint(), "large")
+        .roots(Roots::Pem(server.authority()))
         .token(|_: Wanted| async { Ok(Token::new(SECRET)) })
         .retry(Retry::NEVER)
         .seed([1; 32])
@@ -25,7 +23,7 @@ fn client(server: &Server) -> OpenAiClientBuilder {
 const PATIENT: Retry = Retry { attempts: 3, base: Duration::from_secs(1), cap: Duration::from_secs(2) };
 
 /// One attempt at `deed`, which must fail; no rendering of the error may show the token.
-async fn failure(deed: Deed) -> Error {
+async fn failure(deed: Reply) -> Error {
     let server = Server::start([deed]).await;
     let error = client(&server).build().unwrap().answer(&Request::user("hello")).await.unwrap_err();
     assert_eq!(server.left(), 0);
@@ -45,7 +43,7 @@ fn assert_nothing_secret(error: &Error) {
 
 #[tokio::test]
 async fn a_question_goes_out_whole_and_its_answer_comes_back() {
-    let server = Server::start([Deed::Send(says("book a flight"))]).await;
+    let server = Server::start([Reply::says("book a flight")]).await;
     let client = client(&server).build().unwrap();
     let answer = client.answer(&Request::user("fly me to lima").max_tokens(7)).await.unwrap();
     assert_eq!(answer.text, "book a flight");
@@ -66,7 +64,7 @@ async fn a_question_goes_out_whole_and_its_answer_comes_back() {
 
 #[tokio::test]
 async fn questions_share_a_connection_and_differ_in_their_idempotency_key() {
-    let server = Server::start([Deed::Send(says("one")), Deed::Send(says("two"))]).await;
+    let server = Server::start([Reply::says("one"), Reply::says("two")]).await;
     let client = client(&server).build().unwrap();
     assert_eq!(client.answer(&Request::user("a")).await.unwrap().text, "one");
     assert_eq!(client.answer(&Request::user("a")).await.unwrap().text, "two");
@@ -79,7 +77,7 @@ async fn questions_share_a_connection_and_differ_in_their_idempotency_key() {
 async fn a_stranger_s_certificate_is_refused() {
     let server = Server::start([]).await;
     let stranger = Server::start([]).await;
-    for roots in [Roots::Pem(stranger.authority.into()), Roots::Bundled] {
+    for roots in [Roots::Pem(stranger.authority()), Roots::Bundled] {
         let client = client(&server).roots(roots).retry(PATIENT).build().unwrap();
         let error = client.answer(&Request::user("hello")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Tls, "{error:?}");
@@ -91,9 +89,9 @@ async fn a_stranger_s_certificate_is_refused() {
 #[tokio::test]
 async fn a_certificate_for_another_name_is_refused() {
     let server = Server::start([]).await;
-    let endpoint = format!("https://localhost:{}/v1", server.address.port());
-    let client = OpenAiClient::builder(endpoint, "large")
-        .roots(Roots::Pem(server.authority.clone().into()))
+    let endpoint = format!("https://localhost:{}/v1", server.address().port());
+    let client = CloudClient::openai(endpoint, "large")
+        .roots(Roots::Pem(server.authority()))
         .retry(Retry::NEVER)
         .build()
         .unwrap();
@@ -104,8 +102,8 @@ async fn a_certificate_for_another_name_is_refused() {
 async fn a_refused_port_is_a_connection_failure_after_every_attempt() {
     let (server, refusing) = (Server::start([]).await, refusing());
     let clock = Arc::new(ManualClock::new());
-    let client = OpenAiClient::builder(format!("https://{}/v1", refusing.local_addr().unwrap()), "large")
-        .roots(Roots::Pem(server.authority.into()))
+    let client = CloudClient::openai(format!("https://{}/v1", refusing.local_addr().unwrap()), "large")
+        .roots(Roots::Pem(server.authority()))
         .clock(clock.clone())
         .retry(PATIENT)
         .build()
@@ -118,11 +116,11 @@ async fn a_refused_port_is_a_connection_failure_after_every_attempt() {
 
 #[tokio::test]
 async fn an_answer_cut_at_any_byte_is_a_typed_error() {
-    let whole = says("book a flight");
-    let body = whole.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
-    let server = Server::start((0..whole.len()).map(|end| Deed::SendAndCut(whole[..end].to_vec()))).await;
+    let whole = Reply::says("book a flight");
+    let body = whole.bytes().windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let server = Server::start((0..whole.bytes().len()).map(|end| whole.clone().cut_after(end))).await;
     let client = client(&server).build().unwrap();
-    for end in 0..whole.len() {
+    for end in 0..whole.bytes().len() {
         let error = client.answer(&Request::user("hello")).await.unwrap_err();
         let expected = if end < body { ErrorKind::Connect } else { ErrorKind::Truncated };
         assert_eq!(error.kind(), expected, "{end}: {error:?}");
@@ -133,7 +131,8 @@ async fn an_answer_cut_at_any_byte_is_a_typed_error() {
 #[tokio::test]
 async fn an_answer_without_length_that_is_cut_is_truncated() {
     let body = r#"{"choices":[{"message":{"content":"whole"}}]}"#;
-    let unbounded = |body: &str| Deed::SendAndCut(format!("HTTP/1.1 200 OK\r\n\r\n{body}").into_bytes());
+    let unbounded =
+        |body: &str| Reply::raw(format!("HTTP/1.1 200 OK\r\n\r\n{body}").into_bytes()).cut_after(usize::MAX);
     assert_eq!(failure(unbounded(&body[..20])).await.kind(), ErrorKind::Truncated);
     // Even when what came reads well: without the TLS goodbye nobody knows that it is all.
     assert_eq!(failure(unbounded(body)).await.kind(), ErrorKind::Truncated);
@@ -143,16 +142,16 @@ async fn an_answer_without_length_that_is_cut_is_truncated() {
 async fn what_is_no_completion_is_malformed() {
     for body in ["", "<html>hello</html>", r#"{"choices":[]}"#, "\u{0}\u{1}\u{2}"] {
         let kind = if body.is_empty() { ErrorKind::Truncated } else { ErrorKind::Malformed };
-        assert_eq!(failure(Deed::Send(answer("200 OK", "", body))).await.kind(), kind, "{body}");
+        assert_eq!(failure(Reply::http("200 OK", "", body)).await.kind(), kind, "{body}");
     }
-    let no_http = failure(Deed::SendAndCut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n".to_vec())).await;
+    let no_http = failure(Reply::raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n".to_vec()).cut_after(usize::MAX)).await;
     assert_eq!(no_http.kind(), ErrorKind::Malformed, "{no_http:?}");
 }
 
 #[tokio::test]
 async fn an_answer_over_the_cap_is_refused() {
     let body = format!(r#"{{"choices":[{{"message":{{"content":"{}"}}}}]}}"#, "a".repeat(MAX_RESPONSE_BYTES));
-    let error = failure(Deed::SendAndCut(answer("200 OK", "", &body))).await;
+    let error = failure(Reply::http("200 OK", "", &body).cut_after(usize::MAX)).await;
     assert_eq!(error.kind(), ErrorKind::Malformed, "{error:?}");
     assert!(error.to_string().contains(&MAX_RESPONSE_BYTES.to_string()));
 }
@@ -170,8 +169,8 @@ async fn refusals_carry_what_the_server_said_but_never_the_token() {
         ("503 Service Unavailable", ErrorKind::Server),
     ] {
         // Refused twice: a renewed token is tried after a 401, and only then.
-        let refusal = answer(status, "", &said);
-        let server = Server::start([Deed::Send(refusal.clone()), Deed::Send(refusal)]).await;
+        let refusal = Reply::http(status, "", &said);
+        let server = Server::start([refusal.clone(), refusal]).await;
         let error = client(&server).build().unwrap().answer(&Request::user("hello")).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{status}");
         assert!(error.to_string().ends_with("no such key: [redacted]"), "{error}");
@@ -184,7 +183,7 @@ async fn refusals_carry_what_the_server_said_but_never_the_token() {
 async fn a_redirect_is_not_followed() {
     let elsewhere = Server::start([]).await;
     let location = format!("location: {}\r\n", elsewhere.endpoint());
-    assert_eq!(failure(Deed::Send(answer("307 Temporary Redirect", &location, ""))).await.kind(), ErrorKind::Rejected);
+    assert_eq!(failure(Reply::http("307 Temporary Redirect", &location, "")).await.kind(), ErrorKind::Rejected);
     assert_eq!(elsewhere.connections(), 0);
 }
 
@@ -192,8 +191,7 @@ async fn a_redirect_is_not_followed() {
 async fn the_server_s_retry_after_is_obeyed() {
     let date = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\nretry-after: Sun, 06 Nov 1994 08:49:40 GMT\r\n";
     for (headers, seconds) in [("retry-after: 3\r\n", 3), (date, 3)] {
-        let server =
-            Server::start([Deed::Send(answer("429 Too Many Requests", headers, "")), Deed::Send(says("yes"))]).await;
+        let server = Server::start([Reply::http("429 Too Many Requests", headers, ""), Reply::says("yes")]).await;
         let clock = Arc::new(ManualClock::new());
         let client = client(&server).retry(PATIENT).clock(clock.clone()).build().unwrap();
         let answer = client.answer(&Request::user("hello")).await.unwrap();
@@ -206,8 +204,8 @@ async fn the_server_s_retry_after_is_obeyed() {
 
 #[tokio::test]
 async fn a_failed_server_is_asked_again_with_the_same_bytes_and_key() {
-    let down = || Deed::Send(answer("500 Internal Server Error", "", ""));
-    let server = Server::start([down(), Deed::SendAndCut(Vec::new()), Deed::Send(says("yes"))]).await;
+    let down = || Reply::http("500 Internal Server Error", "", "");
+    let server = Server::start([down(), Reply::stall().cut_after(0), Reply::says("yes")]).await;
     let clock = Arc::new(ManualClock::new());
     let client = client(&server).retry(PATIENT).clock(clock.clone()).build().unwrap();
     let answer = client.answer(&Request::user("hello")).await.unwrap();
@@ -223,8 +221,8 @@ async fn a_failed_server_is_asked_again_with_the_same_bytes_and_key() {
 
 #[tokio::test]
 async fn attempts_end() {
-    let down = || Deed::Send(answer("503 Service Unavailable", "", ""));
-    let server = Server::start([down(), down(), down(), Deed::Send(says("too late"))]).await;
+    let down = || Reply::http("503 Service Unavailable", "", "");
+    let server = Server::start([down(), down(), down(), Reply::says("too late")]).await;
     let client = client(&server).retry(PATIENT).clock(Arc::new(ManualClock::new())).build().unwrap();
     assert_eq!(client.answer(&Request::user("hello")).await.unwrap_err().kind(), ErrorKind::Server);
     assert_eq!(server.left(), 1);
@@ -232,8 +230,8 @@ async fn attempts_end() {
 
 #[tokio::test]
 async fn a_wait_beyond_the_deadline_is_not_begun() {
-    let busy = answer("429 Too Many Requests", "retry-after: 30\r\n", "");
-    let server = Server::start([Deed::Send(busy), Deed::Send(says("too late"))]).await;
+    let busy = Reply::http("429 Too Many Requests", "retry-after: 30\r\n", "");
+    let server = Server::start([busy, Reply::says("too late")]).await;
     let clock = Arc::new(ManualClock::new());
     let client = client(&server).retry(PATIENT).clock(clock.clone()).build().unwrap();
     let request = Request::user("hello").deadline(Deadline::after(Duration::from_secs(20)));
@@ -243,11 +241,10 @@ async fn a_wait_beyond_the_deadline_is_not_begun() {
 
 #[tokio::test]
 async fn a_refused_token_is_renewed_once() {
-    let refused = || Deed::Send(answer("401 Unauthorized", "", ""));
-    for (deeds, outcome) in [
-        (vec![refused(), Deed::Send(says("yes"))], Ok("yes")),
-        (vec![refused(), refused()], Err(ErrorKind::Unauthorized)),
-    ] {
+    let refused = || Reply::http("401 Unauthorized", "", "");
+    for (deeds, outcome) in
+        [(vec![refused(), Reply::says("yes")], Ok("yes")), (vec![refused(), refused()], Err(ErrorKind::Unauthorized))]
+    {
         let server = Server::start(deeds).await;
         let wanted = Arc::new(Mutex::new(Vec::new()));
         let client = client(&server).token({
@@ -285,7 +282,7 @@ async fn a_provider_without_token_is_an_error_before_anything_is_sent() {
 
 #[tokio::test]
 async fn a_silent_server_is_left_at_the_deadline() {
-    let server = Server::start([Deed::Stall]).await;
+    let server = Server::start([Reply::stall()]).await;
     let clock = Arc::new(ManualClock::new());
     let client = client(&server).clock(clock.clone()).build().unwrap();
     let request = Request::user("hello").deadline(Deadline::after(Duration::from_secs(60)));
@@ -298,7 +295,7 @@ async fn a_silent_server_is_left_at_the_deadline() {
 
 #[tokio::test]
 async fn a_silent_server_is_given_up_and_asked_again_without_a_deadline() {
-    let server = Server::start([Deed::Stall, Deed::Send(says("yes"))]).await;
+    let server = Server::start([Reply::stall(), Reply::says("yes")]).await;
     let clock = Arc::new(ManualClock::new());
     let client = client(&server).retry(PATIENT).clock(clock.clone()).build().unwrap();
     let request = Request::user("hello");
@@ -312,7 +309,7 @@ async fn a_silent_server_is_given_up_and_asked_again_without_a_deadline() {
 
 #[tokio::test]
 async fn a_cancelled_question_returns_at_once() {
-    let server = Server::start([Deed::Stall]).await;
+    let server = Server::start([Reply::stall()]).await;
     let client = client(&server).build().unwrap();
     let cancel = Cancel::default();
     let request = Request::user("hello").cancel(cancel.clone());
@@ -328,7 +325,7 @@ async fn a_cancelled_question_returns_at_once() {
 
 #[tokio::test]
 async fn a_server_killed_in_mid_answer_is_a_connection_failure() {
-    let mut server = Server::start([Deed::Send(says("yes")), Deed::Stall]).await;
+    let mut server = Server::start([Reply::says("yes"), Reply::stall()]).await;
     let client = client(&server).build().unwrap();
     assert_eq!(client.answer(&Request::user("hello")).await.unwrap().text, "yes");
     let request = Request::user("hello");
@@ -342,6 +339,6 @@ async fn a_server_killed_in_mid_answer_is_a_connection_failure() {
 
 #[test]
 fn an_endpoint_without_tls_is_refused() {
-    let error = OpenAiClient::builder("http://127.0.0.1:8080/v1", "large").build().unwrap_err();
+    let error = CloudClient::openai("http://127.0.0.1:8080/v1", "large").build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use margay::cloud::{BoxFuture, CloudAnswer, LargeModel};
-use margay::stores::{Budget, Limit, Metered, Outbox, Outcome, Period, Price, Priority};
+use margay::stores::{Budget, Limit, Metered, Outbox, Outcome, Period, Price};
 use margay::{Request, Result, Ticket, Tokens};
 
 use crate::calendar::Calendar;
@@ -79,8 +79,7 @@ async fn child() {
     let mut number: u64 = std::env::var(FIRST).unwrap().parse().unwrap();
     loop {
         for _ in 0..3 {
-            let ticket =
-                outbox.put(&Request::user(format!("p{number}")).max_tokens(4), Priority::Normal).await.unwrap();
+            let ticket = outbox.put(&Request::user(format!("p{number}")).max_tokens(4)).await.unwrap();
             say(&format!("queued {} p{number}", ticket.number()));
             number += 1;
         }

@@ -9,13 +9,15 @@ mod budget;
 mod calendar;
 mod cascade;
 mod client;
-mod clock;
 #[path = "../common/mod.rs"]
 mod common;
+mod faults;
 #[cfg(feature = "stores")]
 mod kill;
+mod models;
 #[cfg(feature = "stores")]
 mod outbox;
 mod privacy;
-mod server;
+mod stream;
 mod trace;
+mod trust;

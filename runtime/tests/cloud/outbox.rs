@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use margay::cloud::{BoxFuture, CloudAnswer, LargeModel, OpenAiClient, Retry, Roots};
+use margay::cloud::{BoxFuture, CloudAnswer, CloudClient, LargeModel, Retry, Roots};
 use margay::policy::{Reason, Threshold};
-use margay::stores::{Fill, MAX_PROMPT_BYTES, Outbox, OutboxBuilder, Outcome, Priority};
-use margay::{Error, ErrorKind, Message, Origin, Request, Result, Ticket, Tokens};
+use margay::stores::{Fill, MAX_PROMPT_BYTES, Outbox, OutboxBuilder, Outcome};
+use margay::testing::{FaultyServer as Server, Reply};
+use margay::{Error, ErrorKind, Message, Origin, Priority, Request, Result, Ticket, Tokens};
 
 use crate::calendar::Calendar;
 use crate::cascade::builder;
-use crate::server::{Deed, Server, answer, says};
 
 /// A cloud that repeats the question while its list of failures is empty, and remembers what it was asked.
 #[derive(Default)]
@@ -66,11 +66,16 @@ impl File {
 }
 
 async fn put(outbox: &Outbox, text: &str) -> Result<Ticket> {
-    outbox.put(&Request::user(text), Priority::Normal).await
+    outbox.put(&Request::user(text)).await
 }
 
 fn answered(text: &str) -> Outcome {
-    Outcome::Answered { text: text.into(), usage: Some(Tokens { input: 3, output: 2 }), cost: None }
+    Outcome::Answered {
+        text: text.into(),
+        tool_calls: Vec::new(),
+        usage: Some(Tokens { input: 3, output: 2 }),
+        cost: None,
+    }
 }
 
 #[tokio::test]
@@ -84,7 +89,7 @@ async fn what_is_urgent_goes_first_and_the_rest_in_order() {
         ("d", Priority::Normal),
         ("e", Priority::High),
     ] {
-        outbox.put(&Request::user(text), priority).await.unwrap();
+        outbox.put(&Request::user(text).priority(priority)).await.unwrap();
     }
     let drained = outbox.drain(&cloud).await.unwrap();
     assert_eq!((drained.finished, drained.stopped.is_none()), (5, true));
@@ -115,7 +120,7 @@ async fn a_prompt_keeps_its_key_and_all_it_said_over_failures_and_restarts() {
     let (file, cloud) = (File::new(), Echo::failing([ErrorKind::Connect, ErrorKind::Truncated]));
     let request = Request::messages(vec![Message::user("one"), Message::assistant("two"), Message::user("three")]);
     let request = request.task("chat").class("cheap").max_tokens(9);
-    file.open().put(&request, Priority::Normal).await.unwrap();
+    file.open().put(&request).await.unwrap();
     put(&file.open(), "next").await.unwrap();
     for stopped in [Some(ErrorKind::Connect), Some(ErrorKind::Truncated), None] {
         let drained = file.open().drain(&cloud).await.unwrap();
@@ -239,11 +244,11 @@ async fn a_damaged_file_is_an_error_or_harmless_but_never_a_panic_or_another_s_w
 
 #[tokio::test]
 async fn a_cascade_queues_what_cannot_go_and_nothing_is_sent_under_two_keys() {
-    let down = || Deed::Send(answer("503 Service Unavailable", "", ""));
-    let server = Server::start([down(), down(), Deed::Send(says("at last"))]).await;
+    let down = || Reply::http("503 Service Unavailable", "", "");
+    let server = Server::start([down(), down(), Reply::says("at last")]).await;
     let client = || {
-        let builder = OpenAiClient::builder(server.endpoint(), "large").retry(Retry::NEVER);
-        builder.roots(Roots::Pem(server.authority.clone().into())).build().unwrap()
+        let builder = CloudClient::openai(server.endpoint(), "large").retry(Retry::NEVER);
+        builder.roots(Roots::Pem(server.authority())).build().unwrap()
     };
     let file = File::new();
     let outbox = file.open();
@@ -304,4 +309,122 @@ async fn a_cascade_queues_only_what_waiting_helps_and_what_there_is_room_for() {
     assert_eq!(ask(ErrorKind::Connect, &outbox, true).await, [Origin::Local; 2]);
     assert_eq!(outbox.fill().await.unwrap().queued, 8);
     assert_eq!(ask(ErrorKind::Connect, &full, false).await, [Origin::Local; 2]);
+}
+
+/// Seals by turning bits over and adding the place; for tests, and no secret of any kind.
+struct Sealed(u8);
+
+impl margay::stores::Cipher for Sealed {
+    fn seal(&self, place: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
+        Ok(place.iter().chain(plain).map(|byte| byte ^ self.0).collect())
+    }
+
+    fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
+        let opened: Vec<u8> = sealed.iter().map(|byte| byte ^ self.0).collect();
+        let plain = opened.strip_prefix(place).map(<[u8]>::to_vec);
+        plain.ok_or_else(|| Error::new(ErrorKind::Store, "sealed with another key, or for another place"))
+    }
+}
+
+#[tokio::test]
+async fn a_sealed_outbox_shows_nothing_and_opens_only_with_its_key() {
+    let (file, cloud) = (File::new(), Echo::default());
+    let ticket = put(&file.with(Outbox::builder().cipher(Sealed(0x55))), "planted").await.unwrap();
+    let holds = |text: &str| {
+        let bytes = std::fs::read(file.path()).unwrap();
+        bytes.windows(text.len()).any(|part| part == text.as_bytes())
+    };
+    assert!(!holds("planted"));
+    let wrong = file.with(Outbox::builder().cipher(Sealed(0x33)));
+    assert_eq!(wrong.drain(&cloud).await.unwrap_err().kind(), ErrorKind::Store);
+    drop(wrong);
+    assert_eq!(Outbox::builder().open(file.path()).unwrap_err().kind(), ErrorKind::Store, "it is sealed");
+    let outbox = file.with(Outbox::builder().cipher(Sealed(0x55)));
+    assert_eq!(outbox.drain(&cloud).await.unwrap().finished, 1);
+    assert!(!holds("re: planted"));
+    assert_eq!(outbox.next_result().await.unwrap(), Some((ticket, answered("re: planted"))));
+}
+
+#[tokio::test]
+async fn what_must_not_be_stored_is_not_queued() {
+    let file = File::new();
+    let outbox = file.open();
+    let transient = Request::user("hello").max_tokens(2).privacy(margay::Privacy::Transient);
+    assert_eq!(outbox.put(&transient).await.unwrap_err().kind(), ErrorKind::InvalidRequest);
+    let cloud = Arc::new(Echo::failing([ErrorKind::Connect]));
+    let cascade = builder(Threshold::DEFER_ALL, cloud).outbox(outbox.clone()).build().unwrap();
+    assert_eq!(cascade.answer(transient).await.unwrap().origin, Origin::Local);
+    assert_eq!(outbox.fill().await.unwrap().queued, 0);
+}
+
+/// A way to the cloud that opens when it is told to.
+#[derive(Default)]
+struct Gate(tokio::sync::watch::Sender<bool>);
+
+impl margay::cloud::Connectivity for Gate {
+    fn is_online(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    fn online(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.0.subscribe().wait_for(|open| *open).await.unwrap();
+        })
+    }
+
+    fn report(&self, reached: bool) {
+        self.0.send_replace(reached);
+    }
+}
+
+#[tokio::test]
+async fn offline_queries_are_queued_drained_in_order_when_the_way_opens_and_delivered_once() {
+    let (file, cloud, gate) = (File::new(), Arc::new(Echo::default()), Arc::new(Gate::default()));
+    let outbox = file.open();
+    let left = put(&outbox, "from before").await.unwrap();
+    outbox.drain(&*cloud).await.unwrap();
+    let cascade = builder(Threshold::DEFER_ALL, Arc::clone(&cloud))
+        .outbox(outbox.clone())
+        .connectivity(gate.clone())
+        .build()
+        .unwrap();
+    let mut tickets = vec![left];
+    for text in ["a", "b"] {
+        let answer = cascade.answer(Request::user(text).max_tokens(2)).await.unwrap();
+        assert_eq!((answer.origin, answer.reason), (Origin::Queued, Some(Reason::Offline)));
+        tickets.push(answer.ticket.unwrap());
+    }
+    assert_eq!(cloud.asked(), ["from before"]);
+
+    let (delivered, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let refusals = Arc::new(Mutex::new(1));
+    let deliver = move |ticket: Ticket, outcome: Outcome| -> BoxFuture<'static, bool> {
+        let (delivered, refusals) = (delivered.clone(), Arc::clone(&refusals));
+        Box::pin(async move {
+            // The first delivery fails, and comes again.
+            if std::mem::replace(&mut *refusals.lock().unwrap(), 0) > 0 {
+                return false;
+            }
+            delivered.send((ticket, outcome)).unwrap();
+            true
+        })
+    };
+    let (outbox_too, cloud_too, gate_too) = (outbox.clone(), Arc::clone(&cloud), gate.clone());
+    let draining =
+        tokio::spawn(async move { outbox_too.keep_draining(&*cloud_too, &*gate_too, Duration::ZERO, &deliver).await });
+    assert_eq!(seen.recv().await.unwrap(), (left, answered("re: from before")));
+    gate.0.send_replace(true);
+    for (ticket, text) in tickets[1..].iter().zip(["re: a", "re: b"]) {
+        assert_eq!(seen.recv().await.unwrap(), (*ticket, answered(text)));
+    }
+    // Awake for what is queued later, too.
+    let later = put(&outbox, "c").await.unwrap();
+    assert_eq!(seen.recv().await.unwrap(), (later, answered("re: c")));
+    assert_eq!(cloud.asked(), ["a", "b", "c"]);
+    while outbox.fill().await.unwrap().results > 0 {
+        tokio::task::yield_now().await;
+    }
+    draining.abort();
+    assert!(draining.await.unwrap_err().is_cancelled());
+    assert_eq!(outbox.next_result().await.unwrap(), None);
 }

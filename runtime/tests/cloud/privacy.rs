@@ -3,23 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use margay::cloud::{LargeModel, OpenAiClient, OpenAiClientBuilder, Retry, Roots, Token, Wanted};
+use margay::cloud::{CloudClient, CloudClientBuilder, LargeModel, Retry, Roots, Token, Wanted};
 use margay::privacy::{AuditEntry, AuditFile, AuditLog, Departure, Patterns};
+use margay::testing::{FaultyServer as Server, ManualClock, Reply};
 use margay::{Error, ErrorKind, Message, Request, Result};
 
-use crate::clock::ManualClock;
-use crate::server::{Deed, Server, answer, says};
-
-fn client(server: &Server) -> OpenAiClientBuilder {
-    OpenAiClient::builder(server.endpoint(), "large")
-        .roots(Roots::Pem(server.authority.clone().into()))
+fn client(server: &Server) -> CloudClientBuilder {
+    CloudClient::openai(server.endpoint(), "large")
+        .roots(Roots::Pem(server.authority()))
         .token(|_: Wanted| async { Ok(Token::new("sk-planted-secret")) })
         .retry(Retry::NEVER)
 }
 
 #[tokio::test]
 async fn personal_data_stays_and_the_answer_has_it_back() {
-    let server = Server::start([Deed::Send(says("Dear [EMAIL_1], [CARD_1] is not [EMAIL_2]."))]).await;
+    let server = Server::start([Reply::says("Dear [EMAIL_1], [CARD_1] is not [EMAIL_2].")]).await;
     let client = client(&server).redactor(Patterns::built_in()).build().unwrap();
     let messages = vec![
         Message::system("you write for ann@example.com"),
@@ -35,8 +33,8 @@ async fn personal_data_stays_and_the_answer_has_it_back() {
 
 #[tokio::test]
 async fn every_attempt_is_on_record_with_what_the_server_got() {
-    let down = Deed::Send(answer("503 Service Unavailable", "", ""));
-    let server = Server::start([down, Deed::Send(says("yes")), Deed::Send(says("again"))]).await;
+    let down = Reply::http("503 Service Unavailable", "", "");
+    let server = Server::start([down, Reply::says("yes"), Reply::says("again")]).await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     let client = client(&server)

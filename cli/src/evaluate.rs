@@ -11,7 +11,7 @@ use margay_evaluation::evaluation::{Evaluation, OfGoal, Options};
 use margay_evaluation::goal::Goal;
 use margay_evaluation::outcome::Table;
 use margay_evaluation::pairing::Pairing;
-use margay_exporter::write_policy;
+use margay_exporter::{SecretKey, write_policy};
 
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -68,6 +68,9 @@ pub struct CalibrateArgs {
     /// The rule that gave the scores
     #[arg(long, value_name = "RULE", default_value = "chow-average")]
     pub rule: Rule,
+    /// File of the secret key to sign the bundle again with; needed if it is signed
+    #[arg(long, value_name = "FILE")]
+    pub sign: Option<PathBuf>,
 }
 
 impl TableArgs {
@@ -125,7 +128,12 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
         Guarantee::Certified(certified) => certified,
         refused @ Guarantee::CannotGuarantee { .. } => return Err(Error::Usage(cannot(&args.target, &refused))),
     };
-    let bundle = write_policy(&bundle, &policy(args, &bundle, &certified)?)?;
+    let key = args.sign.as_deref().map(SecretKey::read).transpose()?;
+    // What the threshold was chosen on, measured whole, goes with it; a table without costs has no such measures.
+    let options = Options { split: args.table.calibration.as_deref(), ..Options::default() };
+    let report = Evaluation::from_table(&table, &[small, large], &options).ok();
+    let report = report.map(serde_json::to_value).transpose().map_err(|error| Error::Usage(error.to_string()))?;
+    let bundle = write_policy(&bundle, &policy(args, &bundle, &certified)?, report.as_ref(), key.as_ref())?;
     let promise = certified.certificate.to_string();
     console.line(format!("{}: keep if {} >= {}", args.bundle.display(), args.rule, certified.threshold as f32))?;
     console.line(promise)?;
@@ -148,7 +156,17 @@ fn policy(args: &CalibrateArgs, bundle: &Bundle, certified: &Certified) -> Resul
             sample_size: certificate.sample_size,
             guarantee: format!("{certificate} {}", certificate.assumptions),
         },
+        certificates: vec![bound(certified, bundle)?],
     })
+}
+
+/// The certificate as a bundle carries it, bound to the bundle's model. Both crates write one form, and neither knows the
+/// other.
+fn bound(certified: &Certified, bundle: &Bundle) -> Result<margay::bundle::Certified> {
+    let mut certified = certified.clone();
+    certified.certificate.model_digest = Some(bundle.model_digest().to_string());
+    let written = serde_json::to_value(&certified).and_then(serde_json::from_value);
+    written.map_err(|error| Error::Usage(format!("the certificate cannot be carried by a bundle: {error}")))
 }
 
 fn cannot(goal: &Goal, guarantee: &Guarantee) -> String {

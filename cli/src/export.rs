@@ -7,8 +7,8 @@ use std::time::Instant;
 use clap::Args;
 use margay::Bundle;
 use margay_exporter::{
-    Export, ExportOptions, MeasureOptions, Method, Operators, Progress, Text, Verification, WeightFormat, export_as,
-    read_texts, verify_checkpoint,
+    Export, ExportOptions, MeasureOptions, Method, Operators, Progress, SecretKey, Text, Verification, WeightFormat,
+    export_as, read_texts, sign, verify_checkpoint,
 };
 use margay_trainer::Checkpoint;
 
@@ -49,6 +49,9 @@ pub struct ExportArgs {
     /// SPDX expression for the weights
     #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
     pub licence: String,
+    /// File of the secret key to sign the bundle with; `margay bundle keygen` makes one
+    #[arg(long, value_name = "FILE")]
+    pub sign: Option<PathBuf>,
 }
 
 /// What `margay verify` is told.
@@ -71,6 +74,7 @@ pub struct VerifyArgs {
 /// [`crate::Error`] naming the file or field; the bundle appears whole and verified or not at all.
 pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
     let started = Instant::now();
+    let key = args.sign.as_deref().map(SecretKey::read).transpose()?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     library::prepare(console, "")?;
     let architecture = checkpoint.architecture();
@@ -96,7 +100,7 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         calibration: texts(args.calibration_data.as_deref())?,
         measure: args.perplexity_data.as_deref().map(|path| measure(path, args.max_perplexity_increase)).transpose()?,
     };
-    let exported = {
+    let mut exported = {
         let length = architecture.num_hidden_layers + options.golden_prompts.len();
         let bar: Bar = console.bar("exporting", length as u64);
         let mut progress = |step| match step {
@@ -142,6 +146,10 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         console.line(format!("in 8 bits: {}", exported.in_8_bits.join(", ")))?;
     }
     console.line(verified(args.weights, &exported.verification))?;
+    if let Some(key) = &key {
+        exported.bundle = sign(&exported.bundle, key)?;
+        console.line(format!("signed by {}", key.public_key()))?;
+    }
     Ok(exported)
 }
 

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod authority;
+pub mod bundle;
 pub mod config;
 pub mod console;
 pub mod demo;
@@ -41,6 +42,9 @@ enum Command {
     Export(export::ExportArgs),
     /// Hold a bundle against the checkpoint it was exported from
     Verify(export::VerifyArgs),
+    /// Look into bundles, verify, sign, pack and compare them
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
     /// Check a margay.toml, or print an example of one
     Config(config::ConfigArgs),
     /// Say what left the device, by its audit file
@@ -58,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
         Command::Export(args) => export::export(&args, &mut console).map(drop),
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
+        Command::Bundle(command) => bundle::run(&command, &mut console),
         Command::Config(args) => config::config(&args, &mut console),
         Command::Audit(args) => audit::audit(&args, &mut console),
     };

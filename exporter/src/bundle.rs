@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use margay::bundle::manifest::{FileEntry, Manifest, Model, Operators, Prompt, SCHEMA};
-use margay::bundle::{Bundle, CalibratedPolicy, MANIFEST_FILE, POLICY_FILE};
+use margay::bundle::digest::ModelDigest;
+use margay::bundle::manifest::{FileEntry, Manifest, Measurement, Model, Operators, Prompt, SCHEMA};
+use margay::bundle::signature::{SIGNATURE_FILE, Signatures};
+use margay::bundle::{Bundle, CalibratedPolicy, MANIFEST_FILE, POLICY_FILE, REPORT_FILE};
 use margay::{DeviceOptions, Engine};
 use margay_trainer::{Architecture, Checkpoint, Device, Tokenizer};
 use prost::Message;
@@ -18,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::measure::{self, Quality, of_engine, of_model};
 use crate::onnx::{ExternalData, decoder_graph};
 use crate::quantize::{Method, Recipe, WeightFormat, probe, promote};
+use crate::signing::SecretKey;
 use crate::texts::{Text, calibration_texts};
 use crate::verify::{Verification, compare, verify};
 
@@ -143,6 +146,7 @@ pub fn export_as(
     let mut manifest = Manifest {
         schema: SCHEMA,
         name: options.name.clone(),
+        model_digest: None,
         model: describe(architecture, format, options.operators),
         prompt: Prompt {
             chat_template: conversation.chat_template,
@@ -150,6 +154,9 @@ pub fn export_as(
             stop_tokens: conversation.stop_tokens,
         },
         canary,
+        golden: vec![],
+        measurements: vec![],
+        variants: vec![],
         files: vec![],
         licence: options.licence.clone(),
         provenance: options.provenance.clone(),
@@ -157,6 +164,7 @@ pub fn export_as(
     for path in [GRAPH, WEIGHTS, TOKENIZER] {
         manifest.files.push(FileEntry::of(staging.path(), path)?);
     }
+    manifest.model_digest = Some(ModelDigest::compute(&manifest));
     staging.write_json(MANIFEST_FILE, &manifest)?;
 
     let engine = Engine::load(&Bundle::open(staging.path())?, DeviceOptions::default())?;
@@ -170,9 +178,9 @@ pub fn export_as(
     let quality = match measured {
         Some((measure, before, _, texts)) => {
             let after = of_engine(&engine, &texts)?;
-            note(&mut manifest.provenance, measure, &before, &after);
+            manifest.measurements = measurements(&measure.data, &before, &after);
             if !in_8_bits.is_empty() {
-                manifest.provenance.insert("in-8-bits".into(), in_8_bits.join(" "));
+                manifest.provenance.insert(IN_8_BITS.into(), in_8_bits.join(" "));
             }
             staging.write_json(MANIFEST_FILE, &manifest)?;
             Some((before, after))
@@ -197,7 +205,7 @@ pub fn verify_checkpoint(bundle: &Bundle, checkpoint: &Checkpoint, options: &Exp
     let tokenizer = checkpoint.tokenizer()?;
     let prompts = golden(checkpoint.architecture(), &tokenizer, &options.golden_prompts)?;
     let mut recipe = recipe(checkpoint, &tokenizer, format, options)?;
-    if let Some(names) = manifest.provenance.get("in-8-bits") {
+    if let Some(names) = manifest.provenance.get(IN_8_BITS) {
         recipe.in_8_bits = names.split(' ').map(str::to_owned).collect();
     }
     let verification = verify(bundle, &recipe.apply(checkpoint)?.0, &prompts)?;
@@ -222,16 +230,19 @@ fn recipe(
     Ok(recipe)
 }
 
-/// Writes down what was measured.
-fn note(provenance: &mut BTreeMap<String, String>, measure: &MeasureOptions, before: &Quality, after: &Quality) {
-    let data = &measure.data;
-    let perplexities =
-        format!("{:.4} of the checkpoint, {:.4} of this bundle", before.perplexity(), after.perplexity());
-    provenance.insert(format!("perplexity on {data}"), format!("{perplexities}, {} tokens", after.tokens));
-    if let (Some(before), Some(own)) = (before.accuracy(), after.accuracy()) {
-        let accuracies = format!("{before:.4} of the checkpoint, {own:.4} of this bundle, {} answers", after.answers);
-        provenance.insert(format!("accuracy on {data}"), accuracies);
-    }
+/// What was measured, as the manifest says it.
+fn measurements(data: &str, before: &Quality, after: &Quality) -> Vec<Measurement> {
+    let of = |quantity: &str, sample_size: usize, before: Option<f64>, after: f64| Measurement {
+        quantity: quantity.into(),
+        data: data.into(),
+        data_sha256: None,
+        sample_size: sample_size as u64,
+        before,
+        after,
+    };
+    let perplexity = of("perplexity", after.tokens, Some(before.perplexity()), after.perplexity());
+    let accuracy = after.accuracy().map(|own| of("accuracy", after.answers, before.accuracy(), own));
+    [perplexity].into_iter().chain(accuracy).collect()
 }
 
 /// What stands at the target is replaced whole: it must be a bundle, or empty.
@@ -263,23 +274,41 @@ fn golden(architecture: &Architecture, tokenizer: &Tokenizer, texts: &[String]) 
     Ok(prompts)
 }
 
-/// Puts a calibrated policy into a bundle, replacing one that is there, and opens the bundle again.
+/// Puts a calibrated policy into a bundle with the numbers behind it, replacing what is there, and opens the bundle again.
+///
+/// A bundle that is signed is signed again with `key`, and with no other: those who signed the old policy have not seen
+/// the new one.
 ///
 /// # Errors
-/// [`ErrorKind::Bundle`] when the policy was calibrated on another model, [`ErrorKind::Io`] when a file cannot be
-/// written; the bundle is then as it was before.
-pub fn write_policy(bundle: &Bundle, policy: &CalibratedPolicy) -> Result<Bundle> {
+/// [`ErrorKind::Bundle`] when the policy was calibrated on another model, [`ErrorKind::Key`] when the bundle is signed and
+/// there is no key, [`ErrorKind::Io`] when a file cannot be written; the bundle is then as it was before.
+pub fn write_policy(
+    bundle: &Bundle,
+    policy: &CalibratedPolicy,
+    report: Option<&serde_json::Value>,
+    key: Option<&SecretKey>,
+) -> Result<Bundle> {
     policy.check(bundle.model_digest())?;
+    if let (Some(signer), None) = (bundle.signers().first(), key) {
+        let message =
+            "a new policy would end what it vouches for. Sign again with a key, or remove the signatures first";
+        let message = format!("{} is signed by {signer}, and {message}", bundle.root().display());
+        return Err(Error::new(ErrorKind::Key, message));
+    }
     let staging = Staging::beside(bundle.root())?;
     let mut manifest = bundle.manifest().clone();
-    manifest.files.retain(|entry| entry.path != POLICY_FILE);
+    manifest.files.retain(|entry| entry.path != POLICY_FILE && entry.path != REPORT_FILE);
     for entry in &manifest.files {
         staging.link(bundle.root(), &entry.path)?;
     }
     staging.write_json(POLICY_FILE, policy)?;
     manifest.files.push(FileEntry::of(staging.path(), POLICY_FILE)?);
+    if let Some(report) = report {
+        staging.write_json(REPORT_FILE, report)?;
+        manifest.files.push(FileEntry::of(staging.path(), REPORT_FILE)?);
+    }
     manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
-    staging.write_json(MANIFEST_FILE, &manifest)?;
+    staging.write_manifest(&manifest, key)?;
     staging.replace(bundle.root())?;
     Ok(Bundle::open(bundle.root())?)
 }
@@ -287,6 +316,9 @@ pub fn write_policy(bundle: &Bundle, policy: &CalibratedPolicy) -> Result<Bundle
 const GRAPH: &str = "model.onnx";
 const WEIGHTS: &str = "model.onnx.data";
 const TOKENIZER: &str = "tokenizer.json";
+
+/// Names, in the manifest's provenance, of the matrices that got 8 bits instead of 4.
+const IN_8_BITS: &str = "in-8-bits";
 
 fn describe(a: &Architecture, format: WeightFormat, operators: Operators) -> Model {
     Model {
@@ -330,9 +362,14 @@ impl Staging {
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let json = serde_json::to_vec_pretty(value)
-            .map_err(|e| Error::io("write", &self.path().join(name), std::io::Error::other(e)))?;
-        self.write(name, &json)
+        self.write(name, &to_json(&self.path().join(name), value)?)
+    }
+
+    /// Written last of all files, and signed.
+    fn write_manifest(&self, manifest: &Manifest, key: Option<&SecretKey>) -> Result<()> {
+        let json = to_json(&self.path().join(MANIFEST_FILE), manifest)?;
+        self.write(MANIFEST_FILE, &json)?;
+        key.map_or(Ok(()), |key| self.write(SIGNATURE_FILE, &key.signed(&json, Signatures::none())))
     }
 
     /// Takes a file over from another bundle, without copying it where the file system allows.
@@ -365,6 +402,10 @@ impl Staging {
         }
         Ok(())
     }
+}
+
+fn to_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value).map_err(|error| Error::io("write", path, std::io::Error::other(error)))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

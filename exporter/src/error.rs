@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Data,
     /// The model cannot be stored in the bits asked for without losing more than was allowed. Allow more, or take more bits.
     Quality,
+    /// A key file is not one or is open to others, or a bundle is signed and there is no key to sign it again.
+    Key,
     /// The exported graph computes something else than the trainer. Nothing was written; report it.
     Mismatch,
 }
@@ -39,6 +41,10 @@ pub enum ErrorKind {
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, message: message.into(), source: None }
+    }
+
+    pub(crate) fn with_source(self, source: impl Into<Source>) -> Self {
+        Self { source: Some(source.into()), ..self }
     }
 
     pub(crate) fn io(action: &str, path: &Path, source: std::io::Error) -> Self {

@@ -25,7 +25,7 @@
 //! ```
 //!
 //! [`export`] writes floats, [`export_as`] any [`WeightFormat`]; [`verify`] and [`verify_checkpoint`] hold a bundle against
-//! the model it came from; [`write_policy`] puts a calibrated policy into a bundle.
+//! the model it came from; [`write_policy`] puts a calibrated policy into a bundle; [`sign`] vouches for one.
 
 #![forbid(unsafe_code)]
 
@@ -35,6 +35,7 @@ mod error;
 mod measure;
 mod onnx;
 mod quantize;
+mod signing;
 mod texts;
 mod verify;
 
@@ -43,5 +44,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use margay::bundle::manifest::Operators;
 pub use measure::Quality;
 pub use quantize::{Method, WeightFormat};
+pub use signing::{SecretKey, remove_signatures, sign};
 pub use texts::{Text, calibration_texts, read_texts};
 pub use verify::{Verification, verify};

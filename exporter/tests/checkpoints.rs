@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use margay::device::library::Locate;
 use margay::{Bundle, DeviceOptions, Engine, Message};
 use margay_exporter::{
-    Error, ErrorKind, Export, ExportOptions, MeasureOptions, Method, Operators, Text, WeightFormat, export_as,
+    Error, ErrorKind, Export, ExportOptions, MeasureOptions, Operators, Text, WeightFormat, export_as,
     verify_checkpoint,
 };
 use margay_trainer::{Checkpoint, Device, argmax};
@@ -191,7 +191,7 @@ fn measured(max_perplexity_increase: Option<f64>) -> ExportOptions {
     let mut texts: Vec<Text> = texts.map(|text| Text::Plain(text.into())).into();
     texts.push(Text::Answer { input: "who are you".into(), target: "a cat".into() });
     let measure = MeasureOptions { data: "cats.jsonl".into(), texts, max_perplexity_increase };
-    ExportOptions { method: Method::Nearest, measure: Some(measure), ..options("llama3") }
+    ExportOptions { measure: Some(measure), ..options("llama3") }
 }
 
 #[test]

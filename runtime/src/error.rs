@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Bundle,
     /// A digest does not match: a file was changed, or a policy belongs to another model. Get the bundle again, or calibrate again.
     Digest,
+    /// A bundle's signature is wrong, missing, or by a key that is not trusted. Get the bundle again from whom you trust.
+    Signature,
     /// The request or an option cannot be served as it stands. The caller's mistake; do not retry unchanged.
     InvalidRequest,
     /// Prompt and answer do not fit the model's context. Shorten the prompt or ask for fewer tokens.

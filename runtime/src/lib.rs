@@ -28,7 +28,8 @@
 //! ```
 //!
 //! # Types
-//! [`Bundle`] is a verified folder; [`Engine`] is its model, loaded; [`Request`] is what a caller asks, with its [`Deadline`] and
+//! [`Bundle`] is a verified folder or archive; [`Slots`] are two of them, to update without a pause; [`Engine`] is a
+//! bundle's model, loaded; [`Request`] is what a caller asks, with its [`Deadline`] and
 //! [`Cancel`]; [`Generation`] is what the model wrote, with the signals of every token and the [`policy::Decision`] on it.
 //! With the feature `cloud`, `Cascade` puts an engine and a large model under one deadline and gives one `Answer`;
 //! [`LocalOnly`] is a request that its cloud half does not accept. In front of the large model stand, if wanted, a
@@ -53,11 +54,11 @@ pub mod bundle;
 #[cfg(feature = "configuration")]
 pub mod configuration;
 pub mod device;
-#[cfg(feature = "cloud")]
 mod durable;
 mod engine;
 mod error;
 mod request;
+mod slots;
 #[cfg(feature = "stores")]
 pub mod stores;
 #[cfg(feature = "cloud")]
@@ -77,11 +78,12 @@ pub mod privacy;
 
 #[cfg(feature = "cloud")]
 pub use answer::{Answer, AnswerTimings, Money, Origin, Ticket, Tokens, Usage};
-pub use bundle::Bundle;
+pub use bundle::{Bundle, BundleOptions};
 #[cfg(feature = "cloud")]
 pub use cascade::{AnswerStream, BlockingStream, Cascade, CascadeBuilder, OnCloudFailure, Stream, StreamEvent, Update};
-pub use engine::{DeviceOptions, Engine, Finish, Generation, Report, Timings, Token};
+pub use engine::{DeviceOptions, Engine, Finish, Generation, GoldenReport, Report, Timings, Token};
 pub use error::{Error, ErrorKind, Result};
 pub use margay_policy as policy;
 pub use request::{Cancel, CancelGuard, Deadline, LocalOnly, Message, Priority, Privacy, Request};
+pub use slots::{Serving, Slots, SlotsOptions};
 pub use tool::{Tool, ToolCall};

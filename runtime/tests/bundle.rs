@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{Expected, edit_manifest, fixtures, relist, toy};
 use margay::bundle::digest::ModelDigest;
-use margay::bundle::manifest::FileEntry;
+use margay::bundle::manifest::{FileEntry, Manifest};
 use margay::policy::{Policy, Rule, Threshold};
 use margay::{Bundle, ErrorKind};
 use proptest::prelude::*;
@@ -31,14 +31,14 @@ fn the_model_digest_is_the_documented_one() {
 #[test]
 fn the_model_digest_changes_with_the_model_and_with_nothing_else() {
     let original = Bundle::open(fixtures().join("toy")).unwrap();
-    let digest = |edit: fn(&mut margay::bundle::manifest::Manifest)| {
+    let digest = |edit: fn(&mut Manifest)| {
         let mut manifest = original.manifest().clone();
         edit(&mut manifest);
         ModelDigest::compute(&manifest)
     };
     assert_eq!(digest(|manifest| manifest.name.push('x')), *original.model_digest());
     assert_eq!(digest(|manifest| manifest.provenance.clear()), *original.model_digest());
-    let policy = |manifest: &mut margay::bundle::manifest::Manifest| {
+    let policy = |manifest: &mut Manifest| {
         let entry = FileEntry { path: "policy.json".to_owned(), size: 1, sha256: "0".repeat(64) };
         manifest.files.insert(1, entry);
     };
@@ -160,7 +160,8 @@ fn what_is_missing_is_named() {
     fs::remove_file(folder.path().join("manifest.json")).unwrap();
     assert_eq!(kind(folder.path()), ErrorKind::Io);
     assert_eq!(kind(&folder.path().join("nowhere")), ErrorKind::Io);
-    assert_eq!(kind(&fixtures().join("toy.json")), ErrorKind::Io);
+    // A file is taken for an archive.
+    assert_eq!(kind(&fixtures().join("toy.json")), ErrorKind::Bundle);
 }
 
 #[test]
@@ -235,6 +236,132 @@ fn a_path_stays_inside_and_means_the_same_everywhere() {
     }
 }
 
+fn golden() -> Value {
+    json!([{
+        "text": "two cats", "ids": [5, 6, 7],
+        "positions": [{"position": 0, "top": [[9, 2.5], [4, 1.0]]}, {"position": 2, "top": [[8, 0.5]]}],
+        "tolerance": 0.01,
+    }])
+}
+
+#[test]
+fn what_a_manifest_may_say_besides_survives_reading_and_writing() {
+    let folder = toy();
+    edit_manifest(folder.path(), |manifest| {
+        manifest["golden"] = golden();
+        manifest["model_digest"] = Expected::read().model_digest.into();
+        manifest["measurements"] = json!([
+            {"quantity": "perplexity", "data": "toy/test", "data_sha256": "0".repeat(64), "sample_size": 9, "before": 3.5, "after": 4.0},
+            {"quantity": "accuracy", "data": "toy/test", "sample_size": 9, "after": 0.5},
+        ]);
+    });
+    let bundle = Bundle::open(folder.path()).unwrap();
+    assert_eq!(bundle.model_digest().to_string(), Expected::read().model_digest, "none of it makes another model");
+    let manifest = bundle.manifest();
+    assert_eq!(manifest.golden[0].positions[0].top, [(9, 2.5), (4, 1.0)]);
+    assert_eq!((manifest.measurements[0].before, manifest.measurements[1].before), (Some(3.5), None));
+    let written = serde_json::to_vec(manifest).unwrap();
+    assert_eq!(Manifest::parse(&written).unwrap(), *manifest);
+}
+
+/// Gives the bundle a variant, which has a graph of its own and the weights under another name.
+fn add_variant(folder: &Path, name: &str) {
+    let own = folder.join("variants").join(name);
+    fs::create_dir_all(&own).unwrap();
+    for file in ["model.onnx", "weights.bin"] {
+        fs::copy(folder.join(file), own.join(file)).unwrap();
+    }
+    relist(folder);
+    edit_manifest(folder, |manifest| {
+        let mut variant = json!({
+            "name": name, "device": "gpu", "providers": ["webgpu"], "requires": {"soc": "any"},
+            "graph": format!("variants/{name}/model.onnx"), "quantization": "f16",
+        });
+        variant["canary"] = manifest["canary"].clone();
+        let variants = manifest.as_object_mut().unwrap().entry("variants").or_insert(json!([]));
+        variants.as_array_mut().unwrap().push(variant);
+    });
+}
+
+#[test]
+fn a_variant_is_a_model_of_its_own_in_the_same_bundle() {
+    let folder = toy();
+    calibrate(folder.path(), &Expected::read().model_digest);
+    add_variant(folder.path(), "gpu-f16");
+    let bundle = Bundle::open(folder.path()).unwrap();
+    assert_eq!(bundle.model_digest().to_string(), Expected::read().model_digest, "the model is the same without it");
+    assert!(bundle.policy().is_some());
+    let variant = bundle.variant("gpu-f16").unwrap();
+    assert_eq!(variant.graph(), folder.path().join("variants/gpu-f16/model.onnx"));
+    assert_eq!(variant.manifest().model.quantization, "f16");
+    assert_ne!(variant.model_digest(), bundle.model_digest());
+    assert!(variant.policy().is_none(), "the thresholds are not its own");
+    assert_eq!(bundle.variant("npu").unwrap_err().kind(), ErrorKind::InvalidRequest);
+    common::load(&variant);
+
+    // Another variant changes neither, and a variant's policy is bound to the variant.
+    add_variant(folder.path(), "npu");
+    let policy = folder.path().join("variants/gpu-f16/policy.json");
+    for (digest, opens) in [(variant.model_digest().to_string(), true), (bundle.model_digest().to_string(), false)] {
+        let written = fs::read_to_string(folder.path().join("policy.json")).unwrap();
+        fs::write(&policy, written.replace(&bundle.model_digest().to_string(), &digest)).unwrap();
+        relist(folder.path());
+        match Bundle::open(folder.path()) {
+            Ok(again) => {
+                assert!(opens && again.model_digest() == bundle.model_digest());
+                assert_eq!(again.variant("gpu-f16").unwrap().model_digest(), variant.model_digest());
+                assert!(again.variant("gpu-f16").unwrap().policy().is_some());
+            }
+            Err(error) => assert!(!opens && error.kind() == ErrorKind::Digest, "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_certificate_is_about_a_threshold_of_its_policy_and_its_model() {
+    let certified = |digest: &str| {
+        json!({
+            "threshold": -0.25, "deferral_rate": 0.3,
+            "certificate": {
+                "method": "learn-then-test-binomial", "target": {"of": "risk", "risk": "worse-among-kept", "at_most": 0.05},
+                "level": 0.95, "measured": 0.02, "sample_size": 1000, "joint": 1, "assumptions": "exchangeable",
+                "model_digest": digest,
+            },
+        })
+    };
+    type Spoil = fn(&mut Value);
+    let cases: &[(Spoil, Option<ErrorKind>)] = &[
+        (|_| (), None),
+        (|list| list[0]["threshold"] = (-0.26).into(), Some(ErrorKind::Bundle)),
+        (|list| list[0]["threshold"] = "inf".into(), Some(ErrorKind::Bundle)),
+        (|list| list[0]["threshold"] = "many".into(), Some(ErrorKind::Bundle)),
+        (|list| list[0]["task"] = "alarm".into(), Some(ErrorKind::Bundle)),
+        (|list| list[0]["certificate"]["level"] = 1.0.into(), Some(ErrorKind::Bundle)),
+        (|list| list[0]["certificate"]["sample_size"] = 0.into(), Some(ErrorKind::Bundle)),
+        (|list| list[0]["certificate"]["colour"] = 0.into(), Some(ErrorKind::Bundle)),
+        (|list| list[0]["certificate"]["model_digest"] = Value::Null, Some(ErrorKind::Bundle)),
+        (|list| *list = json!([list[0], list[0]]), Some(ErrorKind::Bundle)),
+        (
+            |list| list[0]["certificate"]["model_digest"] = format!("sha256:{}", "0".repeat(64)).into(),
+            Some(ErrorKind::Digest),
+        ),
+    ];
+    let digest = Expected::read().model_digest;
+    for (index, (spoil, expected)) in cases.iter().enumerate() {
+        let folder = toy();
+        calibrate(folder.path(), &digest);
+        let path = folder.path().join("policy.json");
+        let mut policy: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let mut certificates = json!([certified(&digest)]);
+        spoil(&mut certificates);
+        policy["certificates"] = certificates;
+        fs::write(&path, policy.to_string()).unwrap();
+        relist(folder.path());
+        let opened = Bundle::open(folder.path());
+        assert_eq!(opened.err().map(|error| error.kind()), *expected, "{index}");
+    }
+}
+
 /// A change to the manifest.
 type Edit = fn(&mut Value);
 
@@ -251,8 +378,8 @@ fn a_malformed_manifest_is_refused() {
         ("invalid type", |manifest| manifest["model"]["layers"] = "2".into()),
         ("invalid value", |manifest| manifest["model"]["layers"] = (-2).into()),
         ("listed twice", |manifest| {
-            let entry = manifest["files"][2].clone();
-            manifest["files"].as_array_mut().unwrap().push(entry);
+            let files = manifest["files"].as_array_mut().unwrap();
+            files.push(files.last().unwrap().clone());
         }),
         ("not sorted", |manifest| manifest["files"].as_array_mut().unwrap().swap(0, 1)),
         ("not among the files", |manifest| manifest["model"]["graph"] = "other.onnx".into()),
@@ -276,16 +403,59 @@ fn a_malformed_manifest_is_refused() {
         ("canary needs", |manifest| manifest["canary"]["prompt"] = json!([])),
         ("canary needs", |manifest| manifest["canary"]["logits"] = json!([])),
         ("does not fit", |manifest| manifest["canary"]["prompt"] = vec![1; 640].into()),
-        ("canary's logits", |manifest| manifest["canary"]["logits"] = vec![0.0; 321].into()),
+        ("canary.logits", |manifest| manifest["canary"]["logits"] = vec![0.0; 321].into()),
         ("tolerance", |manifest| manifest["canary"]["tolerance"] = (-1.0).into()),
+        ("golden[0].ids", |manifest| manifest["golden"][0]["ids"][1] = 320.into()),
+        ("golden[0].positions", |manifest| manifest["golden"][0]["positions"] = json!([])),
+        ("golden[0].positions", |manifest| manifest["golden"][0]["positions"][1]["position"] = 3.into()),
+        ("golden[0].positions", |manifest| manifest["golden"][0]["positions"][1]["position"] = 0.into()),
+        ("golden[0].positions.0", |manifest| manifest["golden"][0]["positions"][0]["top"][0][0] = 320.into()),
+        ("largest first", |manifest| manifest["golden"][0]["positions"][0]["top"][1][1] = 3.0.into()),
+        ("golden[0].tolerance", |manifest| manifest["golden"][0]["tolerance"] = (-1.0).into()),
+        ("measurements[0]", |manifest| {
+            manifest["measurements"] = json!([{"quantity": "", "data": "d", "sample_size": 1, "after": 1.0}])
+        }),
+        ("called \"gpu\"", |manifest| {
+            let variant = manifest["variants"][0].clone();
+            manifest["variants"].as_array_mut().unwrap().push(variant);
+        }),
+        ("belongs to no variant", |manifest| manifest["variants"] = json!([])),
+        ("not in variants/gpu/", |manifest| manifest["variants"][0]["graph"] = "model.onnx".into()),
+        ("which is a variant's", |manifest| manifest["model"]["graph"] = "variants/gpu/model.onnx".into()),
+        ("not among the files", |manifest| manifest["variants"][0]["graph"] = "variants/gpu/other.onnx".into()),
+        ("lower-case letters", |manifest| manifest["variants"][0]["providers"] = json!([])),
+        ("unknown variant `tpu`", |manifest| manifest["variants"][0]["device"] = "tpu".into()),
+        ("variants.gpu.canary", |manifest| manifest["variants"][0]["canary"]["prompt"] = json!([320])),
     ];
     for (why, edit) in cases {
         let folder = toy();
+        add_variant(folder.path(), "gpu");
+        edit_manifest(folder.path(), |manifest| manifest["golden"] = golden());
         edit_manifest(folder.path(), edit);
         let error = Bundle::open(folder.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Bundle, "{why}: {error}");
         assert!(error.to_string().contains(why), "{why}: {error}");
     }
+}
+
+#[test]
+fn a_key_that_comes_twice_is_refused_at_every_depth() {
+    let content = fs::read_to_string(fixtures().join("toy/manifest.json")).unwrap();
+    for key in ["\"schema\": 1", "\"layers\": 2", "\"eos_token\": \"<|end|>\"", "\"made-by\": \"make_toy.py\""] {
+        let folder = toy();
+        assert_eq!(content.matches(key).count(), 1, "{key}");
+        fs::write(folder.path().join("manifest.json"), content.replace(key, &format!("{key}, {key}"))).unwrap();
+        let error = Bundle::open(folder.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bundle);
+        assert!(error.to_string().contains("duplicate"), "{key}: {error}");
+    }
+}
+
+#[test]
+fn a_wrong_model_digest_is_refused() {
+    let folder = toy();
+    edit_manifest(folder.path(), |manifest| manifest["model_digest"] = format!("sha256:{}", "0".repeat(64)).into());
+    assert_eq!(kind(folder.path()), ErrorKind::Digest);
 }
 
 #[test]

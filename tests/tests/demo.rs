@@ -124,6 +124,7 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         target: goal.parse().unwrap(),
         bundle: bundle.clone(),
         rule: Rule::ChowAverage,
+        sign: None,
     };
     let before = Bundle::open(&bundle).unwrap();
     let refused = calibrate(&target("risk<=0.0001@0.99"), &mut console).unwrap_err();

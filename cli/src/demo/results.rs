@@ -85,7 +85,7 @@ impl Results {
         let scores: Vec<f64> = said.iter().filter_map(|said| said.score).collect();
         let choice = threshold::for_deferral_rate(&scores, recipe.deferral_rate)?;
         self.keep(small_name(objective), "calibration", calibration, said)?;
-        let bundle = write_policy(&bundle, &calibrated(&bundle, recipe, choice.threshold, scores.len())?)?;
+        let bundle = write_policy(&bundle, &calibrated(&bundle, recipe, choice.threshold, scores.len())?, None, None)?;
 
         let bar = console.bar("device alone", test.len() as u64);
         let said = device_answers(&bundle, test, self.max_tokens, &bar)?;
@@ -252,5 +252,6 @@ fn calibrated(bundle: &Bundle, recipe: &Recipe, threshold: f64, sample_size: usi
             guarantee: "none: on the calibration rows at most the target share is deferred; on others it may be more"
                 .into(),
         },
+        certificates: vec![],
     })
 }

@@ -24,14 +24,13 @@ pub(crate) struct Recipe {
 
 impl Recipe {
     fn scheme(&self, name: &str, columns: usize) -> Option<Scheme> {
-        let scheme = if self.in_8_bits.contains(name) { Some(Scheme::INT8) } else { self.format.scheme() };
-        scheme.filter(|scheme| scheme.applies_to(name, columns))
+        self.format.scheme().filter(|scheme| scheme.applies_to(name, columns))
     }
 
     /// Reads a checkpoint. Returns the model with the weights that its codes stand for, and the codes.
     ///
-    /// A matrix that lies on a grid of 4-bit blocks is stored as it is. Of the others, those in 8 bits and an embedding that is
-    /// looked up only are rounded to the nearest.
+    /// A matrix that lies on a grid of 4-bit blocks is stored as it is. Of the others, those in 8 bits, and an embedding that
+    /// is looked up only, are rounded to the nearest.
     pub(crate) fn apply(&self, checkpoint: &Checkpoint) -> Result<(CausalLm, StoredMatrices)> {
         let mut stored = StoredMatrices::new();
         let tied = checkpoint.architecture().tie_word_embeddings;
@@ -61,6 +60,16 @@ impl Recipe {
                     stored.insert(name.clone(), quantized);
                 }
             });
+        }
+        // Others were calibrated beside their 4 bits, so they come last.
+        let weights = checkpoint.weights()?;
+        for name in &self.in_8_bits {
+            if let Some(Matrix { columns, values, .. }) = model.matrix(name) {
+                let own = weights.tensor(name, &[values.len() / columns, columns])?;
+                let quantized = Quantized::nearest(&own, columns, Scheme::INT8);
+                model.set_matrix(&Matrix { name: name.clone(), columns, values: quantized.dequantize() });
+                stored.insert(name.clone(), quantized);
+            }
         }
         Ok((model, stored))
     }

@@ -1,8 +1,9 @@
 //! What a manifest must fulfil before any file it names is touched.
 
-use super::digest::parse_hexadecimal;
-use super::manifest::{Canary, FileEntry, Manifest, Model, SCHEMA};
-use super::{MANIFEST_FILE, MAX_FILES, MAX_GRAPH_BYTES, MAX_TOKENIZER_BYTES, MAX_TOTAL_BYTES};
+use super::digest::{ModelDigest, in_variant, parse_hexadecimal};
+use super::manifest::{Canary, FileEntry, Golden, Manifest, Measurement, Model, SCHEMA, Variant};
+use super::signature::SIGNATURE_FILE;
+use super::{MANIFEST_FILE, MAX_FILES, MAX_GRAPH_BYTES, MAX_TOKENIZER_BYTES, MAX_TOTAL_BYTES, VARIANTS_FOLDER};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Longest path inside a bundle, in bytes: what common file systems take.
@@ -28,10 +29,24 @@ pub(super) fn manifest(manifest: &Manifest) -> Result<()> {
     }
     files(&manifest.files)?;
     model(&manifest.model)?;
-    listed(manifest, &manifest.model.graph, MAX_GRAPH_BYTES)?;
-    listed(manifest, &manifest.model.tokenizer, MAX_TOKENIZER_BYTES)?;
+    own(manifest, &manifest.model.graph, MAX_GRAPH_BYTES)?;
+    own(manifest, &manifest.model.tokenizer, MAX_TOKENIZER_BYTES)?;
     ids("prompt.stop_tokens", &manifest.prompt.stop_tokens, &manifest.model)?;
-    canary(&manifest.canary, &manifest.model)
+    canary("canary", &manifest.canary, &manifest.model)?;
+    for (index, vector) in manifest.golden.iter().enumerate() {
+        golden(&format!("golden[{index}]"), vector, &manifest.model)?;
+    }
+    for (index, measurement) in manifest.measurements.iter().enumerate() {
+        measured(&format!("measurements[{index}]"), measurement)?;
+    }
+    variants(manifest)?;
+    match manifest.model_digest {
+        Some(stated) if stated != ModelDigest::compute(manifest) => {
+            let message = format!("model_digest is {stated}, the model's is {}", ModelDigest::compute(manifest));
+            Err(Error::new(ErrorKind::Digest, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn files(files: &[FileEntry]) -> Result<()> {
@@ -41,7 +56,7 @@ fn files(files: &[FileEntry]) -> Result<()> {
     let mut total: u64 = 0;
     for entry in files {
         path(&entry.path)?;
-        if parse_hexadecimal(&entry.sha256).is_none() {
+        if parse_hexadecimal::<32>(&entry.sha256).is_none() {
             return Err(malformed(format!("the SHA-256 of {} is not 64 lower-case hexadecimal digits", entry.path)));
         }
         total = total.saturating_add(entry.size);
@@ -69,8 +84,8 @@ fn path(path: &str) -> Result<()> {
     if path.split('/').any(|component| matches!(component, "" | "." | "..")) {
         return refuse("is absolute or has an empty component, `.` or `..`");
     }
-    if path == MANIFEST_FILE {
-        return refuse("is the manifest's own");
+    if path == MANIFEST_FILE || path == SIGNATURE_FILE {
+        return refuse("is the manifest's or its signatures' own");
     }
     Ok(())
 }
@@ -91,6 +106,14 @@ fn model(model: &Model) -> Result<()> {
     Ok(())
 }
 
+/// A file of the bundle's own graph: listed, no larger than its kind may be, and in no variant's folder.
+fn own(manifest: &Manifest, path: &str, most: u64) -> Result<()> {
+    if path.starts_with(VARIANTS_FOLDER) {
+        return Err(malformed(format!("the model needs {path:?}, which is a variant's")));
+    }
+    listed(manifest, path, most)
+}
+
 fn listed(manifest: &Manifest, path: &str, most: u64) -> Result<()> {
     let entry = manifest
         .files
@@ -103,6 +126,36 @@ fn listed(manifest: &Manifest, path: &str, most: u64) -> Result<()> {
     Ok(())
 }
 
+fn variants(manifest: &Manifest) -> Result<()> {
+    let mut names: Vec<&str> = manifest.variants.iter().map(|variant| variant.name.as_str()).collect();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(malformed(format!("two variants are called {:?}", pair[0])));
+    }
+    for file in manifest.files.iter().filter(|file| file.path.starts_with(VARIANTS_FOLDER)) {
+        if in_variant(&file.path).0.is_none_or(|name| names.binary_search(&name).is_err()) {
+            return Err(malformed(format!("{} belongs to no variant", file.path)));
+        }
+    }
+    manifest.variants.iter().try_for_each(|one| variant(manifest, one))
+}
+
+fn variant(manifest: &Manifest, variant: &Variant) -> Result<()> {
+    let field = format!("variants.{}", variant.name);
+    if variant.name.contains('/') {
+        return Err(malformed(format!("{field}: a variant's name is that of one folder")));
+    }
+    if !variant.graph.starts_with(&variant.folder()) {
+        return Err(malformed(format!("{field}: the graph {:?} is not in {}", variant.graph, variant.folder())));
+    }
+    listed(manifest, &variant.graph, MAX_GRAPH_BYTES)?;
+    let lower_case = |name: &String| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase());
+    if variant.providers.is_empty() || !variant.providers.iter().all(lower_case) {
+        return Err(malformed(format!("{field}: providers are names of lower-case letters, at least one")));
+    }
+    canary(&format!("{field}.canary"), &variant.canary, &manifest.model)
+}
+
 fn ids(field: &str, ids: &[u32], model: &Model) -> Result<()> {
     match ids.iter().find(|id| **id as usize >= model.vocabulary_size) {
         Some(id) => Err(malformed(format!("{field} has id {id}, the vocabulary has {}", model.vocabulary_size))),
@@ -110,20 +163,58 @@ fn ids(field: &str, ids: &[u32], model: &Model) -> Result<()> {
     }
 }
 
-fn canary(canary: &Canary, model: &Model) -> Result<()> {
-    ids("canary.prompt", &canary.prompt, model)?;
-    ids("canary.continuation", &canary.continuation, model)?;
+fn canary(field: &str, canary: &Canary, model: &Model) -> Result<()> {
+    ids(&format!("{field}.prompt"), &canary.prompt, model)?;
+    ids(&format!("{field}.continuation"), &canary.continuation, model)?;
     if canary.prompt.is_empty() || canary.continuation.is_empty() || canary.logits.is_empty() {
-        return Err(malformed("the canary needs a prompt, a continuation and logits".to_owned()));
+        return Err(malformed(format!("{field} needs a prompt, a continuation and logits")));
     }
     if canary.prompt.len() + canary.continuation.len() > model.context_length {
-        return Err(malformed("the canary does not fit the model's context".to_owned()));
+        return Err(malformed(format!("{field} does not fit the model's context")));
     }
     if canary.logits.len() > model.vocabulary_size || canary.logits.iter().any(|logit| !logit.is_finite()) {
-        return Err(malformed("the canary's logits are not finite or more than the vocabulary".to_owned()));
+        return Err(malformed(format!("{field}.logits are not finite or more than the vocabulary")));
     }
-    if !canary.tolerance.is_finite() || canary.tolerance < 0.0 {
-        return Err(malformed(format!("the canary's tolerance is {}", canary.tolerance)));
+    tolerance(field, canary.tolerance)
+}
+
+fn golden(field: &str, golden: &Golden, model: &Model) -> Result<()> {
+    ids(&format!("{field}.ids"), &golden.ids, model)?;
+    if golden.ids.len() > model.context_length {
+        return Err(malformed(format!("{field} does not fit the model's context")));
+    }
+    let positions = &golden.positions;
+    let ascending = positions.windows(2).all(|pair| pair[0].position < pair[1].position);
+    if positions.is_empty() || !ascending || positions.iter().any(|at| at.position >= golden.ids.len()) {
+        return Err(malformed(format!("{field}.positions are not ascending, outside its ids, or none")));
+    }
+    for position in positions {
+        let field = format!("{field}.positions.{}", position.position);
+        let (top, logits): (Vec<u32>, Vec<f32>) = position.top.iter().copied().unzip();
+        ids(&field, &top, model)?;
+        if top.is_empty() || logits.iter().any(|logit| !logit.is_finite()) || !logits.is_sorted_by(|a, b| a >= b) {
+            return Err(malformed(format!("{field}.top is empty, not finite or not the largest first")));
+        }
+    }
+    tolerance(field, golden.tolerance)
+}
+
+fn tolerance(field: &str, tolerance: f32) -> Result<()> {
+    match tolerance.is_finite() && tolerance >= 0.0 {
+        true => Ok(()),
+        false => Err(malformed(format!("{field}.tolerance is {tolerance}"))),
+    }
+}
+
+fn measured(field: &str, measurement: &Measurement) -> Result<()> {
+    if measurement.quantity.is_empty() || measurement.data.is_empty() || measurement.sample_size == 0 {
+        return Err(malformed(format!("{field} needs a quantity, data and a sample")));
+    }
+    if measurement.data_sha256.as_deref().is_some_and(|digest| parse_hexadecimal::<32>(digest).is_none()) {
+        return Err(malformed(format!("{field}.data_sha256 is not 64 lower-case hexadecimal digits")));
+    }
+    if !measurement.after.is_finite() || measurement.before.is_some_and(|before| !before.is_finite()) {
+        return Err(malformed(format!("{field} is not finite")));
     }
     Ok(())
 }

@@ -10,14 +10,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::manifest::{FileEntry, Manifest};
-use super::{POLICY_FILE, unreadable};
+use super::{POLICY_FILE, REPORT_FILE, VARIANTS_FOLDER, unreadable};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Digest of everything that decides what a model answers.
 ///
-/// It covers the size and SHA-256 of every file of the bundle but the policy, and the manifest's `model` and
-/// `prompt` sections. Calibrating a model, renaming its bundle or noting its provenance leaves it as it is;
-/// quantizing, retraining or changing the chat template does not.
+/// It covers the size and SHA-256 of every file of the bundle but the policy, the report behind it and other variants,
+/// and the manifest's `model` and `prompt` sections. Calibrating a model, renaming its bundle, noting its provenance or
+/// adding a variant leaves it as it is; quantizing, retraining or changing the chat template does not.
 ///
 /// It is the SHA-256 of these lines, each ended by a newline: `margay model 1`; for each file in the order of
 /// the manifest `SHA256 SIZE PATH`; `model JSON`; `prompt JSON`, where JSON is the section as this crate writes it.
@@ -31,13 +31,28 @@ impl ModelDigest {
         let mut hasher = Sha256::new();
         hasher.update("margay model 1\n");
         for FileEntry { path, size, sha256 } in &manifest.files {
-            if path != POLICY_FILE {
+            if is_of_model(path, &manifest.model.graph) {
                 hasher.update(format!("{sha256} {size} {path}\n"));
             }
         }
         hasher.update(format!("model {}\n", json(&manifest.model)));
         hasher.update(format!("prompt {}\n", json(&manifest.prompt)));
         Self(hasher.finalize().into())
+    }
+}
+
+/// Whether a file is part of the model with this graph: neither about it, nor of another variant.
+pub(super) fn is_of_model(path: &str, graph: &str) -> bool {
+    let (variant, inside) = in_variant(path);
+    let own = variant.is_none() || variant == in_variant(graph).0;
+    own && inside != POLICY_FILE && inside != REPORT_FILE
+}
+
+/// The variant whose folder a path is in, and the path from there on.
+pub(super) fn in_variant(path: &str) -> (Option<&str>, &str) {
+    match path.strip_prefix(VARIANTS_FOLDER).and_then(|path| path.split_once('/')) {
+        Some((variant, inside)) => (Some(variant), inside),
+        None => (None, path),
     }
 }
 
@@ -128,12 +143,11 @@ impl FileEntry {
 }
 
 /// SHA-256 of `bytes`, 64 lower-case hexadecimal digits.
-#[cfg(feature = "cloud")]
 pub(crate) fn sha256_hexadecimal(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         let _infallible = write!(text, "{byte:02x}");
@@ -141,18 +155,18 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// 32 bytes from 64 lower-case digits.
-pub(super) fn parse_hexadecimal(text: &str) -> Option<[u8; 32]> {
+/// `N` bytes from `2 N` lower-case digits.
+pub(super) fn parse_hexadecimal<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),
         _ => None,
     };
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if pairs.len() != 32 || !rest.is_empty() {
+    if pairs.len() != N || !rest.is_empty() {
         return None;
     }
-    let mut bytes = [0; 32];
+    let mut bytes = [0; N];
     for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
         *byte = digit(*high)? << 4 | digit(*low)?;
     }

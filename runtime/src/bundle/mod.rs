@@ -1,30 +1,42 @@
-//! A model and its calibrated policy as one folder in which every byte is accounted for.
+//! A model and its calibrated policy as one folder, or one file, in which every byte is accounted for.
 //!
-//! [`Bundle::open`] reads `manifest.json`, checks it, and verifies the size and SHA-256 of every file it
-//! lists. Loading the graph is the engine's work; writing bundles is the exporter's.
+//! [`Bundle::open`] reads `manifest.json`, checks it and who signed it, and verifies the size and SHA-256 of every file
+//! it lists. Loading the graph is the engine's work; making bundles is the exporter's.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use crate::device::library::Locate;
 use crate::error::{Error, ErrorKind, Result};
 
+pub mod archive;
 mod calibrated;
 mod check;
 pub mod digest;
+mod folder;
 pub mod manifest;
+pub mod signature;
+mod unique;
 
-pub use calibrated::{CalibratedPolicy, Calibration};
+pub use calibrated::{CalibratedPolicy, Calibration, Certificate, Certified, Target, Threshold64};
 use check::malformed;
-use digest::{ModelDigest, sha256_file};
-use manifest::{FileEntry, Manifest};
+use digest::ModelDigest;
+use folder::{read_capped, unreadable};
+use manifest::Manifest;
+pub use signature::PublicKey;
+use signature::{MAX_SIGNATURE_BYTES, SIGNATURE_FILE, Signatures};
 
 /// Name of the manifest inside a bundle.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// Name of the calibrated policy inside a bundle. It is the only file that the model's digest leaves out.
+/// Name of the calibrated policy inside a bundle. The model's digest leaves it out.
 pub const POLICY_FILE: &str = "policy.json";
+
+/// Name of the numbers behind the policy's thresholds, as whoever calibrated wrote them. The model's digest leaves it out.
+pub const REPORT_FILE: &str = "calibration.json";
+
+/// Where variants of the model have their folders.
+pub const VARIANTS_FOLDER: &str = "variants/";
 
 /// Longest manifest, in bytes: a hundred times what a chat template and a full file list need.
 pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
@@ -51,39 +63,100 @@ pub const MAX_FILES: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Bundle {
     root: PathBuf,
+    head: Head,
     manifest: Manifest,
     digest: ModelDigest,
+    signers: Vec<PublicKey>,
     policy: Option<CalibratedPolicy>,
+    /// Policies of variants by the variant's name.
+    variant_policies: BTreeMap<String, CalibratedPolicy>,
+}
+
+/// Who must vouch for a bundle, and where an archive is extracted.
+#[derive(Debug, Clone, Default)]
+pub struct BundleOptions {
+    /// The keys of those whose bundles are wanted.
+    pub trusted_keys: Vec<PublicKey>,
+    /// Whether a bundle must be signed by one of them. A signature that is there is always verified.
+    pub require_signature: bool,
+    /// The folder for extracted archives; `None` is `bundles` in [`Locate::cache`]. What lies there may be deleted
+    /// whenever no bundle in it is loaded; it is verified again each time it is used.
+    pub cache: Option<PathBuf>,
+}
+
+impl BundleOptions {
+    /// A bundle must be signed by one of these keys.
+    #[must_use]
+    pub fn signed_by(keys: impl IntoIterator<Item = PublicKey>) -> Self {
+        Self { trusted_keys: keys.into_iter().collect(), require_signature: true, cache: None }
+    }
+
+    fn cache(&self) -> Result<PathBuf> {
+        let chosen = self.cache.clone().or_else(|| Locate::from_environment().cache.map(|cache| cache.join("bundles")));
+        chosen.ok_or_else(|| {
+            let message = "there is no folder to extract an archive into: set MARGAY_CACHE, or say which";
+            Error::new(ErrorKind::InvalidRequest, message)
+        })
+    }
 }
 
 impl Bundle {
-    /// Opens the bundle in the folder `root` and verifies every file.
-    ///
-    /// A file that the manifest does not list is refused too, and so is a symbolic link: what is in the folder
-    /// is what was verified. `root` itself may be a link.
+    /// Opens the bundle at `path`, a folder or an archive, whoever signed it, and verifies every file.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] if the folder or the manifest cannot be read; [`ErrorKind::Bundle`] if the manifest is
-    /// malformed, a file is missing, unlisted or over a size cap; [`ErrorKind::Digest`] if a file's size or SHA-256 is not
-    /// the manifest's, or the policy was calibrated on another model.
-    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let root = root.as_ref();
-        let path = root.join(MANIFEST_FILE);
-        let manifest: Manifest = parse(&path, &read_capped(&path, MAX_MANIFEST_BYTES)?)?;
-        check::manifest(&manifest)?;
-        check_listing(root, &manifest.files)?;
-        for entry in &manifest.files {
-            verify(root, entry)?;
+    /// As [`Bundle::open_with`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, &BundleOptions::default())
+    }
+
+    /// Opens the bundle at `path`, a folder or an archive, and verifies every file.
+    ///
+    /// A file that the manifest does not list is refused too, and so is a symbolic link: what is in the folder
+    /// is what was verified. `path` itself may be a link. An archive is extracted into the cache folder once; the next
+    /// time only its manifest is read, and what was extracted is verified as any folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if a file cannot be read or an archive not extracted; [`ErrorKind::Bundle`] if the manifest is
+    /// malformed, a file is missing, unlisted or over a size cap, an archive cut short; [`ErrorKind::Digest`] if a file's
+    /// size or SHA-256 is not the manifest's, or the policy was calibrated on another model; [`ErrorKind::Signature`] if
+    /// a signature is wrong, or none is there of a trusted key and one is required.
+    pub fn open_with(path: impl AsRef<Path>, options: &BundleOptions) -> Result<Self> {
+        let root = path.as_ref();
+        if root.is_file() {
+            return archive::open_cached(root, options);
         }
+        let head = Head::read(root)?;
+        let (manifest, signers) = head.verify(options)?;
+        folder::verify(root, &manifest.files)?;
         let digest = ModelDigest::compute(&manifest);
-        let policy = manifest
-            .files
-            .iter()
-            .any(|entry| entry.path == POLICY_FILE)
-            .then(|| CalibratedPolicy::open(&root.join(POLICY_FILE), &digest))
-            .transpose()?;
-        tracing::debug!(bundle = %root.display(), name = manifest.name, %digest, "opened a bundle");
-        Ok(Self { root: root.to_owned(), manifest, digest, policy })
+        let policy_of = |folder: &str, digest: &ModelDigest| {
+            let path = format!("{folder}{POLICY_FILE}");
+            let listed = manifest.files.iter().any(|entry| entry.path == path);
+            listed.then(|| CalibratedPolicy::open(&root.join(path), digest)).transpose()
+        };
+        let policy = policy_of("", &digest)?;
+        let mut variant_policies = BTreeMap::new();
+        for variant in &manifest.variants {
+            let digest = manifest.variant(&variant.name).as_ref().map_or(digest, ModelDigest::compute);
+            if let Some(policy) = policy_of(&variant.folder(), &digest)? {
+                variant_policies.insert(variant.name.clone(), policy);
+            }
+        }
+        tracing::debug!(bundle = %root.display(), name = manifest.name, %digest, ?signers, "opened a bundle");
+        Ok(Self { root: root.to_owned(), head, manifest, digest, signers, policy, variant_policies })
+    }
+
+    /// The bundle as if `name` were the only form of its model: graph, canary, digest and policy are the variant's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidRequest`] if there is no variant of that name.
+    pub fn variant(&self, name: &str) -> Result<Self> {
+        let manifest = self.manifest.variant(name).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidRequest, format!("{} has no variant `{name}`", self.root.display()))
+        })?;
+        let digest = ModelDigest::compute(&manifest);
+        let policy = self.variant_policies.get(name).cloned();
+        Ok(Self { manifest, digest, policy, variant_policies: BTreeMap::new(), ..self.clone() })
     }
 
     /// What the bundle says about itself.
@@ -96,6 +169,12 @@ impl Bundle {
     #[must_use]
     pub fn model_digest(&self) -> &ModelDigest {
         &self.digest
+    }
+
+    /// The keys that signed the manifest, whether they are trusted or not; every signature was verified.
+    #[must_use]
+    pub fn signers(&self) -> &[PublicKey] {
+        &self.signers
     }
 
     /// The calibrated policy, if the bundle has one; it belongs to this very model.
@@ -123,75 +202,36 @@ impl Bundle {
     }
 }
 
-/// Compares what is in the folder with what the manifest lists: names, kinds and sizes.
-fn check_listing(root: &Path, entries: &[FileEntry]) -> Result<()> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![(root.to_owned(), String::new())];
-    let mut seen = 0;
-    while let Some((folder, prefix)) = folders.pop() {
-        for item in fs::read_dir(&folder).map_err(|error| unreadable(&folder, error))? {
-            let item = item.map_err(|error| unreadable(&folder, error))?;
-            seen += 1;
-            // The manifest itself is one more.
-            if seen > MAX_FILES + 1 {
-                return Err(malformed(format!("{} holds more than {MAX_FILES} files", root.display())));
-            }
-            let name = item.file_name();
-            let name = name
-                .to_str()
-                .ok_or_else(|| malformed(format!("a file's name is not Unicode: {}", item.path().display())))?;
-            let path = format!("{prefix}{name}");
-            let metadata = fs::symlink_metadata(item.path()).map_err(|error| unreadable(&item.path(), error))?;
-            if metadata.is_dir() {
-                folders.push((item.path(), format!("{path}/")));
-            } else if metadata.is_file() {
-                found.insert(path, metadata.len());
-            } else {
-                return Err(malformed(format!("{} is neither a file nor a folder", item.path().display())));
-            }
-        }
-    }
-    found.remove(MANIFEST_FILE);
-    for entry in entries {
-        let size = found
-            .remove(&entry.path)
-            .ok_or_else(|| malformed(format!("{} is missing from {}", entry.path, root.display())))?;
-        if size != entry.size {
-            let message = format!("{} has {size} bytes, the manifest says {}", entry.path, entry.size);
-            return Err(Error::new(ErrorKind::Digest, message));
-        }
-    }
-    match found.keys().next() {
-        Some(path) => Err(malformed(format!("{path} is in {} but not in its manifest", root.display()))),
-        None => Ok(()),
-    }
+/// The two files that come before all others: the manifest, and the signatures of its exact bytes.
+#[derive(Debug, Clone, Default)]
+struct Head {
+    manifest: Vec<u8>,
+    signatures: Option<Vec<u8>>,
 }
 
-fn verify(root: &Path, entry: &FileEntry) -> Result<()> {
-    let actual = sha256_file(&root.join(&entry.path))?;
-    if actual.sha256 != entry.sha256 || actual.size != entry.size {
-        let message = format!("{} has SHA-256 {}, the manifest says {}", entry.path, actual.sha256, entry.sha256);
-        return Err(Error::new(ErrorKind::Digest, message));
+impl Head {
+    fn read(root: &Path) -> Result<Self> {
+        let manifest = read_capped(&root.join(MANIFEST_FILE), MAX_MANIFEST_BYTES)?;
+        let path = root.join(SIGNATURE_FILE);
+        let there = path.symlink_metadata().is_ok();
+        let signatures = there.then(|| read_capped(&path, MAX_SIGNATURE_BYTES)).transpose()?;
+        Ok(Self { manifest, signatures })
     }
-    Ok(())
-}
 
-/// Reads a small file whole, refusing to read more than `cap` bytes of it.
-fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(|error| unreadable(path, error))?;
-    let mut bytes = Vec::new();
-    file.take(cap + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, error))?;
-    if bytes.len() as u64 > cap {
-        return Err(malformed(format!("{} is longer than {cap} bytes", path.display())));
+    /// Verifies the signatures, then reads the manifest and checks what it says.
+    fn verify(&self, options: &BundleOptions) -> Result<(Manifest, Vec<PublicKey>)> {
+        let signers = match &self.signatures {
+            Some(signatures) => Signatures::parse(signatures)?.verify(&self.manifest)?,
+            None => vec![],
+        };
+        if options.require_signature {
+            signature::require(&options.trusted_keys, &signers)?;
+        }
+        Ok((Manifest::parse(&self.manifest)?, signers))
     }
-    Ok(bytes)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes)
         .map_err(|error| malformed(format!("{} is not what it should be: {error}", path.display())).with_source(error))
-}
-
-fn unreadable(path: &Path, error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Io, format!("cannot read {}", path.display())).with_source(error)
 }

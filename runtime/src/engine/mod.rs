@@ -13,11 +13,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::request::{Message, Request};
 
 mod generation;
+mod golden;
 mod prompt;
 mod scoring;
 mod session;
 
 pub use generation::{Finish, Generation, Timings, Token};
+pub use golden::GoldenReport;
 use prompt::PromptFormat;
 use session::Decoder;
 

@@ -39,8 +39,12 @@ impl PromptFormat {
 
     /// The prompt's ids: the conversation through the template, and an opening for the answer.
     pub(super) fn encode(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let text = self.template.render(messages)?;
         // The template writes special tokens itself.
+        self.encode_text(&self.template.render(messages)?)
+    }
+
+    /// The ids of a text as it stands.
+    pub(super) fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| {
             Error::new(ErrorKind::InvalidRequest, "the prompt cannot be tokenized").with_source(error)
         })?;

@@ -73,6 +73,7 @@ fn policy(threshold: Threshold) -> CalibratedPolicy {
             sample_size: 0,
             guarantee: "none".into(),
         },
+        certificates: vec![],
     }
 }
 

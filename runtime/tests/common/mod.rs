@@ -10,7 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use ed25519_dalek::{Signer as _, SigningKey};
+use margay::bundle::PublicKey;
 use margay::bundle::manifest::FileEntry;
+use margay::bundle::signature::{Signatures, message};
 use margay::device::library::{Library, Locate};
 use margay::{Bundle, DeviceOptions, Engine, Message};
 use serde::Deserialize;
@@ -58,14 +61,40 @@ pub fn edit_manifest(folder: &Path, edit: impl FnOnce(&mut Value)) {
 
 /// Brings the manifest's file list up to date with the folder.
 pub fn relist(folder: &Path) {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "manifest.json")
-        .collect();
+    let mut names = files_in(folder, "");
+    names.retain(|name| name != "manifest.json" && name != "manifest.sig");
     names.sort();
     let files: Vec<FileEntry> = names.into_iter().map(|name| FileEntry::of(folder, name).unwrap()).collect();
     edit_manifest(folder, |manifest| manifest["files"] = serde_json::to_value(files).unwrap());
+}
+
+/// A secret key; number 0 is that of `signature.json`.
+pub fn key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&std::array::from_fn(|at| at as u8 + number))
+}
+
+pub fn public(key: &SigningKey) -> PublicKey {
+    PublicKey::of(&key.verifying_key())
+}
+
+pub fn signature(key: &SigningKey, manifest: &[u8]) -> [u8; 64] {
+    key.sign(&message(manifest)).to_bytes()
+}
+
+/// Signs the manifest with these keys and no others.
+pub fn sign(folder: &Path, keys: &[SigningKey]) {
+    let manifest = fs::read(folder.join("manifest.json")).unwrap();
+    let signed = |all: Signatures, key: &SigningKey| all.with(public(key), signature(key, &manifest));
+    fs::write(folder.join("manifest.sig"), keys.iter().fold(Signatures::none(), signed).to_json()).unwrap();
+}
+
+fn files_in(folder: &Path, prefix: &str) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let files = entries.flat_map(|entry| {
+        let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
+        if entry.path().is_dir() { files_in(&entry.path(), &format!("{name}/")) } else { vec![name] }
+    });
+    files.collect()
 }
 
 /// ONNX Runtime as everybody finds it, fetched by the first test program that needs it.
@@ -76,8 +105,15 @@ pub fn library() -> Library {
 }
 
 pub fn engine_of(folder: &Path) -> Engine {
-    let options = DeviceOptions { threads: Some(1), library: Some(library()) };
-    Engine::load(&Bundle::open(folder).unwrap(), options).unwrap()
+    load(&Bundle::open(folder).unwrap())
+}
+
+pub fn load(bundle: &Bundle) -> Engine {
+    Engine::load(bundle, device()).unwrap()
+}
+
+pub fn device() -> DeviceOptions {
+    DeviceOptions { threads: Some(1), library: Some(library()) }
 }
 
 /// The toy, loaded once for all tests of a program.

@@ -2,15 +2,18 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use margay::Bundle;
 use margay::bundle::{CalibratedPolicy, Calibration};
 use margay::policy::{Policy, Rule, Threshold};
 use margay_evaluation::certificate::{Certified, Guarantee};
+use margay_evaluation::cost::{CostModel, DeviceCost, Unit};
 use margay_evaluation::evaluation::{Evaluation, OfGoal, Options};
 use margay_evaluation::goal::Goal;
 use margay_evaluation::outcome::Table;
 use margay_evaluation::pairing::Pairing;
+use margay_evaluation::report::{ChainReport, Details};
+use margay_evaluation::summary::ScoreKind;
 use margay_exporter::{SecretKey, write_policy};
 
 use crate::console::Console;
@@ -42,6 +45,15 @@ pub struct EvaluateArgs {
     /// What a threshold is wanted for, e.g. "risk<=0.05@0.95" or "deferral<=0.3"; needs --calibration
     #[arg(long, value_name = "GOAL")]
     pub goal: Vec<Goal>,
+    /// Outcome tables of other queries that learned rules and tuned thresholds are fitted on; else the calibration split
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub fit: Vec<PathBuf>,
+    /// What a score is: log-probability, probability or ranking
+    #[arg(long, value_name = "KIND", default_value = "log-probability")]
+    pub score: ScoreKind,
+    /// What a query costs, and the device's own share of it
+    #[command(flatten)]
+    pub cost: CostArgs,
     /// Resamples behind every interval
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub resamples: usize,
@@ -51,6 +63,59 @@ pub struct EvaluateArgs {
     /// File for all numbers as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Folder for a page with figures, and the numbers of each as CSV and JSON
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+}
+
+/// What a query costs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CostArgs {
+    /// What is counted: flops, money, milliseconds or joules
+    #[arg(long = "cost", value_name = "UNIT", default_value = "flops")]
+    pub unit: CostUnit,
+    /// Count the first model as this much for each query, in that unit, instead of as recorded; 0 is a choice
+    #[arg(long, value_name = "COST")]
+    pub device_cost: Option<f64>,
+    /// Joules per floating-point operation on the device, for --cost joules
+    #[arg(long, value_name = "JOULES", default_value_t = 1e-10)]
+    pub joules_per_flop: f64,
+    /// Joules of the device's radio per query sent away, for --cost joules
+    #[arg(long, value_name = "JOULES", default_value_t = 1.0)]
+    pub joules_per_call: f64,
+    /// Costs between which areas over cost are taken, to compare with other chains
+    #[arg(long, value_name = "FROM,TO", value_delimiter = ',', num_args = 2)]
+    pub cost_interval: Vec<f64>,
+}
+
+/// A column to count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum CostUnit {
+    /// Column `flops`
+    #[default]
+    Flops,
+    /// Column `cost`
+    Money,
+    /// Column `latency_ms`
+    Milliseconds,
+    /// The device's column `flops` and the number of calls
+    Joules,
+}
+
+impl CostArgs {
+    fn model(&self) -> CostModel {
+        let unit = match self.unit {
+            CostUnit::Flops => Unit::Flops,
+            CostUnit::Money => Unit::Money,
+            CostUnit::Milliseconds => Unit::Milliseconds,
+            CostUnit::Joules => Unit::Joules { per_flop: self.joules_per_flop, per_call: self.joules_per_call },
+        };
+        CostModel { unit, device: self.device_cost.map_or(DeviceCost::Recorded, DeviceCost::PerQuery) }
+    }
+
+    fn interval(&self) -> Option<(f64, f64)> {
+        Some((*self.cost_interval.first()?, *self.cost_interval.get(1)?))
+    }
 }
 
 /// What `margay calibrate` is asked.
@@ -73,16 +138,15 @@ pub struct CalibrateArgs {
     pub sign: Option<PathBuf>,
 }
 
-impl TableArgs {
-    fn read(&self) -> Result<Table> {
-        let mut table = Table::default();
-        for path in &self.outcomes {
-            for outcome in Table::read(path)?.rows() {
-                table.push(outcome.clone())?;
-            }
+/// The rows of several tables as one.
+fn read(paths: &[PathBuf]) -> Result<Table> {
+    let mut table = Table::default();
+    for path in paths {
+        for outcome in Table::read(path)?.into_rows() {
+            table.push(outcome)?;
         }
-        Ok(table)
     }
+    Ok(table)
 }
 
 /// Measures a chain of models, prints what matters and writes the rest as JSON.
@@ -90,12 +154,17 @@ impl TableArgs {
 /// # Errors
 /// [`Error`] naming the file, row, model or goal.
 pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation> {
-    let table = args.table.read()?;
+    let table = read(&args.table.outcomes)?;
+    let fit = if args.fit.is_empty() { None } else { Some(read(&args.fit)?) };
     let models: Vec<&str> = args.table.chain.iter().map(String::as_str).collect();
     let mut options = Options {
         split: args.split.as_deref(),
         calibration: args.table.calibration.as_deref(),
         goals: &args.goal,
+        fit: fit.as_ref(),
+        score: args.score,
+        cost: args.cost.model(),
+        cost_interval: args.cost.interval(),
         ..Options::default()
     };
     (options.bootstrap.resamples, options.bootstrap.seed) = (args.resamples, args.seed);
@@ -103,8 +172,16 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
     if let Some(path) = &args.json {
         evaluation.write(path)?;
     }
+    if let Some(folder) = &args.report {
+        let details = Details::of(&table, &models, &options, &evaluation)?;
+        let title = format!("Cascade of {}", models.join(" and "));
+        ChainReport { title: &title, evaluation: &evaluation, details: &details }.write(folder)?;
+    }
     for line in lines(&evaluation) {
         console.line(line)?;
+    }
+    if let Some(folder) = &args.report {
+        console.line(format!("  report in {}", folder.join("index.html").display()))?;
     }
     Ok(evaluation)
 }
@@ -118,7 +195,7 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
         return Err(Error::Usage("--chain: name two models, the bundle's and the one behind it".into()));
     };
     let bundle = Bundle::open(&args.bundle)?;
-    let table = args.table.read()?;
+    let table = read(&args.table.outcomes)?;
     let rows = table.rows().iter();
     let calibration = match &args.table.calibration {
         Some(split) => Pairing::join(rows.filter(|row| row.split.as_deref() == Some(split)), small, large)?,
@@ -200,6 +277,13 @@ fn lines(e: &Evaluation) -> Vec<String> {
     }
     for (name, rule) in &e.rules {
         lines.push(format!("  rule {name:<19} area {:.4}, s_d {}", rule.audc, number(rule.s_d)));
+    }
+    if let Some(tuning) = &e.tuning {
+        lines.push(format!(
+            "  error-cost area {} by rational tuning, {} by a grid of quantiles, both chosen on other queries",
+            number(tuning.rational.error_cost_area),
+            number(tuning.grid.error_cost_area)
+        ));
     }
     lines.extend(e.certificates.iter().flat_map(certificate));
     lines

@@ -2,8 +2,9 @@
 //!
 //! Both models' answers to a query are drawn together, so their agreement is kept (Efron & Tibshirani 1993, ch. 13).
 
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
+mod draws;
+mod sweep;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pairing::Pairing;
 use crate::quantile;
 use crate::sample::Sample;
+
+use draws::{Draws, LANES};
+use sweep::Track;
+
+pub use sweep::{Numbers, Wanted};
 
 /// How to bootstrap. Equal settings give equal intervals on any number of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -132,51 +138,78 @@ impl Bootstrap {
         pairings: [&Pairing; P],
         statistic: impl Fn([&Sample<'_>; P]) -> Vec<Option<f64>> + Sync,
     ) -> Result<Vec<Option<Interval>>> {
-        if self.resamples == 0 || !(self.level > 0.0 && self.level < 1.0) {
-            return Err(Error::new(ErrorKind::Invalid, "a bootstrap needs a resample and a level in (0, 1)"));
-        }
+        self.check()?;
         let Some(first) = pairings.first() else {
             return Ok(Vec::new());
         };
         if !pairings.iter().all(|pairing| pairing.same_queries(first)) {
             return Err(Error::new(ErrorKind::MissingPair, "the pairings compared are not about the same queries"));
         }
-        let queries = first.by_query().len();
-        let buffers = || (vec![0; queries], pairings.map(|_| vec![0; queries]));
-        let resamples: Vec<Vec<Option<f64>>> = (0..self.resamples as u64)
+        let queries = first.len();
+        let buffers = || (Draws::new(queries), pairings.map(|_| vec![0; queries]));
+        let groups: Vec<Vec<Vec<Option<f64>>>> = (0..self.groups())
             .into_par_iter()
-            .map_init(buffers, |(counts, weights), resample| {
-                self.draw(resample, counts);
-                for (pairing, weights) in pairings.iter().zip(weights.iter_mut()) {
-                    for (count, at) in counts.iter().zip(pairing.by_query()) {
-                        weights[*at as usize] = *count;
+            .map_init(buffers, |(draws, weights), group| {
+                let counts = draws.draw(self.seed, group);
+                let mut of_lane = |lane: usize| {
+                    for (pairing, weights) in pairings.iter().zip(weights.iter_mut()) {
+                        for (at, from) in pairing.by_query().iter().zip(first.by_query()) {
+                            weights[*at as usize] = u32::from(counts[*from as usize][lane]);
+                        }
                     }
-                }
-                let samples: [Sample<'_>; P] = std::array::from_fn(|i| Sample::weighted(pairings[i], &weights[i]));
-                statistic(std::array::from_fn(|i| &samples[i]))
+                    let samples: [Sample<'_>; P] = std::array::from_fn(|i| Sample::weighted(pairings[i], &weights[i]));
+                    statistic(std::array::from_fn(|i| &samples[i]))
+                };
+                self.lanes(group).map(&mut of_lane).collect()
             })
             .collect();
+        let resamples: Vec<Vec<Option<f64>>> = groups.into_iter().flatten().collect();
         let statistics = resamples.first().map_or(0, Vec::len);
         Ok((0..statistics)
             .map(|at| self.percentiles(resamples.iter().filter_map(|values| values.get(at).copied().flatten())))
             .collect())
     }
 
-    /// How often each query, in the order of names, comes in the given resample.
-    fn draw(&self, resample: u64, counts: &mut [u32]) {
-        counts.fill(0);
-        // Its own generator for each resample: the draws do not depend on which thread takes it.
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&self.seed.to_le_bytes());
-        seed[8..16].copy_from_slice(&resample.to_le_bytes());
-        let mut random = StdRng::from_seed(seed);
-        let queries = counts.len() as u32; // a pairing has at most 2^32 - 1
-        for _ in 0..queries {
-            counts[random.random_range(0..queries) as usize] += 1;
-        }
+    /// The numbers of the curve in each resample, from the draws that [`Bootstrap::intervals`] of this pairing makes, in
+    /// one pass over its queries: for a report, some hundred times faster than a curve for each.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] without resamples or with a level outside (0, 1).
+    pub fn sweep(&self, pairing: &Pairing, wanted: &Wanted<'_>) -> Result<Vec<Numbers>> {
+        self.check()?;
+        let track = Track::of(pairing);
+        let groups: Vec<Vec<Numbers>> = (0..self.groups())
+            .into_par_iter()
+            .map_init(
+                || Draws::new(pairing.len()),
+                |draws, group| {
+                    let numbers = track.sweep(draws.draw(self.seed, group), wanted);
+                    numbers.into_iter().take(self.lanes(group).len()).collect()
+                },
+            )
+            .collect();
+        Ok(groups.into_iter().flatten().collect())
     }
 
-    fn percentiles(&self, values: impl Iterator<Item = f64>) -> Option<Interval> {
+    fn check(&self) -> Result<()> {
+        if self.resamples == 0 || !(self.level > 0.0 && self.level < 1.0) {
+            return Err(Error::new(ErrorKind::Invalid, "a bootstrap needs a resample and a level in (0, 1)"));
+        }
+        Ok(())
+    }
+
+    /// Number of groups of resamples that are drawn together.
+    fn groups(&self) -> u64 {
+        self.resamples.div_ceil(LANES) as u64
+    }
+
+    /// The lanes of a group that are wanted; the last group's may be fewer.
+    fn lanes(&self, group: u64) -> std::ops::Range<usize> {
+        0..LANES.min(self.resamples - LANES * group as usize)
+    }
+
+    /// The interval of one number of resamples; `None` if fewer than half of them have it.
+    pub fn percentiles(&self, values: impl Iterator<Item = f64>) -> Option<Interval> {
         let mut values: Vec<f64> = values.collect();
         if values.len() * 2 < self.resamples {
             return None;

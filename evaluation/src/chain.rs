@@ -28,7 +28,7 @@ pub struct Chain {
 struct Link {
     quality: Vec<f64>,
     cost: Vec<f64>,
-    /// Empty for the last model, which keeps everything.
+    /// Empty for a last model without scores, which keeps everything and needs none.
     scores: Vec<f64>,
 }
 
@@ -82,8 +82,15 @@ impl Chain {
                 link.cost.push(cost.of(row, at == 0)?);
                 if at + 1 < models.len() {
                     link.scores.push(recorded(row, "score", row.score)?);
+                } else {
+                    link.scores.extend(row.score);
                 }
             }
+        }
+        // The last model's scores are of use only if every query has one.
+        let queries = links.first().map_or(0, |link| link.quality.len());
+        if let Some(last) = links.last_mut().filter(|last| last.scores.len() < queries) {
+            last.scores.clear();
         }
         Ok(Self { models: models.iter().map(|model| (*model).to_owned()).collect(), links })
     }
@@ -112,10 +119,22 @@ impl Chain {
         Some(&self.links.get(model)?.cost)
     }
 
-    /// A model's scores, by the order of query names; `None` for the last model and past it.
+    /// A model's scores, by the order of query names; `None` past the last model, and for it if a query has none.
     #[must_use]
     pub fn scores(&self, model: usize) -> Option<&[f64]> {
         Some(&self.links.get(model)?.scores).filter(|scores| !scores.is_empty()).map(Vec::as_slice)
+    }
+
+    /// The same chain with other scores: `score` of a model's place and its score.
+    #[must_use]
+    pub fn rescored(&self, score: impl Fn(usize, f64) -> f64) -> Self {
+        let mut chain = self.clone();
+        for (model, link) in chain.links.iter_mut().enumerate() {
+            for of_query in &mut link.scores {
+                *of_query = score(model, *of_query);
+            }
+        }
+        chain
     }
 
     /// What these thresholds give, one for each model but the last.

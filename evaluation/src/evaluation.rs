@@ -1,28 +1,25 @@
-//! One table in, one JSON out: everything that can be said of a chain of models, for a command line and for other
-//! programs.
-//!
-//! A number that is undefined on the data (see [`measures`]) is `null`, and so is one that only two models have, for
-//! longer chains.
+#![doc = include_str!("../EVALUATION.md")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bootstrap::{Bootstrap, Interval};
+use crate::bootstrap::{Bootstrap, Interval, Numbers, Wanted};
 use crate::certificate::Guarantee;
 use crate::chain::{Chain, ChainPoint, pareto};
 use crate::cost::CostModel;
 use crate::curve::{Curve, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::{read_json, write_json};
-use crate::fit::LearnedRule;
+use crate::fit::{LearnedRule, Spread};
 use crate::goal::Goal;
 use crate::measures;
 use crate::outcome::{Outcome, SIGNAL_PREFIX, Table};
 use crate::pairing::{Pair, Pairing};
 use crate::sample::Sample;
 use crate::summary::{Confidence, MAX_CURVE_POINTS, ScoreKind};
+use crate::tuning::Tuning;
 
 /// The schema this version writes and reads.
 pub const SCHEMA: u32 = 1;
@@ -30,6 +27,10 @@ pub const SCHEMA: u32 = 1;
 pub const MAX_EVALUATION_BYTES: u64 = 64 << 20;
 /// Shares of the gap between two models, in per cent, whose deferral rate is reported.
 pub const CPT_SHARES: [u32; 3] = [20, 50, 80];
+/// Deferral rates, in per cent, whose incremental benefit per cost is reported.
+pub const IBC_RATES: [u32; 4] = [10, 20, 30, 50];
+/// Steps between the deferral rates of the band.
+const BAND_STEPS: usize = 50;
 /// Penalty of learned rules, scikit-learn's default.
 const PENALTY: f64 = 1.0;
 /// Most threshold vectors tried for a chain of more than two models.
@@ -50,6 +51,8 @@ pub struct Options<'a> {
     pub calibration: Option<&'a str>,
     /// What thresholds are wanted for.
     pub goals: &'a [Goal],
+    /// Rows of other queries that learned rules and tuned thresholds are fitted on; `None` is the calibration split.
+    pub fit: Option<&'a Table>,
     /// Costs between which `aiq` and `error_cost_area` are taken; `None` is from the chain's cheapest point to its
     /// dearest.
     pub cost_interval: Option<(f64, f64)>,
@@ -65,6 +68,7 @@ impl Default for Options<'_> {
             split: None,
             calibration: None,
             goals: &[],
+            fit: None,
             cost_interval: None,
         }
     }
@@ -111,20 +115,38 @@ pub struct Evaluation {
     pub cpt: BTreeMap<String, Option<f64>>,
     /// Least cost that reaches this many per cent of the last model's quality.
     pub cost_at: BTreeMap<String, Option<f64>>,
-    /// Measures of each model's score; of all models but the last.
+    /// Lift of the incremental benefit per cost at these deferral rates in per cent; two models only.
+    pub ibc_lift: BTreeMap<String, Option<f64>>,
+    /// Measures of each model's score; of the last model only if every query has one.
     pub confidence: BTreeMap<String, Confidence>,
     /// Paired-bootstrap intervals by the name of the number they belong to; two models only.
     pub intervals: BTreeMap<String, Interval>,
+    /// The oracle's curve, thinned as the other; two models only.
+    pub ideal: Vec<ChainPoint>,
+    /// Bootstrap interval of the curve's quality at evenly spaced deferral rates, each rate on its own; two models only.
+    pub band: Vec<BandPoint>,
     /// Each task by itself; two models only, and only if every query has a task.
     pub tasks: BTreeMap<String, OfTask>,
     /// The table's score and other rules on the same queries: `score`, each `signal.<name>` that every query has (as it
-    /// stands: higher keeps), and, fitted on the calibration split from those signals, `learned post-hoc` and `learned
+    /// stands: higher keeps), and, fitted on other queries from those signals, `learned post-hoc` and `learned
     /// benefit`, unless they cannot be fitted. Random deferral is `audc_random`, the oracle `audc_ideal`. Two models
     /// only.
     pub rules: BTreeMap<String, OfRule>,
+    /// Thresholds of the whole chain chosen on other queries; `None` without such queries, or where scores are no
+    /// log-probabilities that can be calibrated.
+    pub tuning: Option<OfTuning>,
     /// What came of each goal; two models only. Each holds by itself: several at once hold less often than the least
     /// certain of them.
     pub certificates: Vec<OfGoal>,
+}
+
+/// A bootstrap interval of the curve at one deferral rate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BandPoint {
+    /// Share of queries deferred.
+    pub deferral_rate: f64,
+    /// Interval of the quality.
+    pub quality: Interval,
 }
 
 /// A model alone.
@@ -168,6 +190,40 @@ pub struct OfRule {
     pub benefit_auroc: Option<f64>,
 }
 
+/// Threshold vectors chosen on other queries and scored on these, in two ways. Areas are on the same interval of cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OfTuning {
+    /// Number of queries they were chosen on.
+    pub queries: usize,
+    /// By a joint model of the chain's confidences ([`Tuning`]). Thresholds are on calibrated confidences, not on scores.
+    pub rational: Tuned,
+    /// The Pareto front of an exhaustive grid of quantiles of the scores.
+    pub grid: Tuned,
+    /// The joint model and the calibrators.
+    pub fitted: Tuning,
+}
+
+/// What tuned thresholds give on the queries scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tuned {
+    /// In the order in which they were chosen: from the dearest to the cheapest by price, from the cheapest to the dearest by
+    /// a grid.
+    pub points: Vec<ChainPoint>,
+    /// Area under the error-cost curve: straight lines between the points, as they came out.
+    pub error_cost_area: Option<f64>,
+    /// Average improvement in quality.
+    pub aiq: Option<f64>,
+}
+
+impl Tuned {
+    /// Areas begin at the first model alone, which every way of choosing may choose.
+    fn of(points: Vec<ChainPoint>, alone: &ChainPoint, interval: (f64, f64)) -> Self {
+        let all = points.iter().chain([alone]).map(|point| (point.cost, point.quality)).collect();
+        let area = Area::of(all, Some(interval));
+        Self { points, error_cost_area: area.error_cost, aiq: area.aiq }
+    }
+}
+
 /// A goal's threshold on the calibration split, and what it did on the queries scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OfGoal {
@@ -194,11 +250,8 @@ impl Evaluation {
             None
         };
         let points = match &pair {
-            Some(pairing) => pairing.curve().thinned(MAX_CURVE_POINTS).into_iter().map(ChainPoint::from).collect(),
-            None => {
-                let axis = (GRID as f64).powf(1.0 / (models.len() - 1) as f64).round() as usize;
-                pareto(&chain.grid(axis.saturating_sub(1).max(1))?)
-            }
+            Some(pairing) => thinned(&pairing.curve()),
+            None => pareto(&chain.grid(grid_steps(models.len()))?),
         };
         let area = match &pair {
             Some(pairing) => Area::of_curve(&pairing.curve(), options.cost_interval),
@@ -217,6 +270,10 @@ impl Evaluation {
         let scores = (0..models.len()).filter_map(|at| Some((models[at], chain.scores(at)?, chain.quality(at)?)));
         let confidence =
             scores.map(|(model, scores, quality)| (model.to_owned(), Confidence::of(scores, quality, options.score)));
+        let (intervals, band) = match &pair {
+            Some(pairing) => intervals(pairing, options)?,
+            None => Default::default(),
+        };
         let of_pair = pair.as_ref().map(|pairing| OfPair::of(&pairing.sample(), &pairing.oracle().curve()));
         Ok(Self {
             schema: SCHEMA,
@@ -237,7 +294,11 @@ impl Evaluation {
             cpt: pair.as_ref().map(|pairing| cpt(&pairing.curve()).into()).unwrap_or_default(),
             cost_at: cost_at.into(),
             confidence: confidence.collect(),
-            intervals: pair.as_ref().map(|pairing| intervals(pairing, options)).transpose()?.unwrap_or_default(),
+            intervals,
+            ideal: pair.as_ref().map(|pairing| thinned(&pairing.oracle().curve())).unwrap_or_default(),
+            band,
+            tuning: options.tuning(table, models, &chain, area.interval)?,
+            ibc_lift: pair.as_ref().map(|pairing| ibc_lift(&pairing.curve(), &alone)).unwrap_or_default(),
             tasks: by_task(&scored, models, options)?,
             rules: pair.as_ref().map(|pairing| rules(pairing, table, models, options)).transpose()?.unwrap_or_default(),
             certificates: options.certificates(table, models, &chain)?,
@@ -270,11 +331,36 @@ impl Evaluation {
 }
 
 impl Options<'_> {
-    fn scores(&self, row: &Outcome) -> bool {
+    pub(crate) fn scores(&self, row: &Outcome) -> bool {
         match self.split {
             Some(split) => row.split.as_deref() == Some(split),
             None => self.calibration.is_none() || row.split.as_deref() != self.calibration,
         }
+    }
+
+    /// Rows to fit on; none if there are no others than those scored.
+    fn fitted_on<'t>(&'t self, table: &'t Table) -> Vec<&'t Outcome> {
+        match (self.fit, self.calibration) {
+            (Some(fit), _) => fit.rows().iter().collect(),
+            (None, Some(calibration)) if self.split != Some(calibration) => table.split(calibration).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn tuning(&self, table: &Table, models: &[&str], scored: &Chain, own: (f64, f64)) -> Result<Option<OfTuning>> {
+        let rows = self.fitted_on(table);
+        if rows.is_empty() || self.score != ScoreKind::LogProbability {
+            return Ok(None);
+        }
+        let chain = Chain::join(rows, models, &self.cost)?;
+        // Scores that cannot be calibrated, such as those that are always right, have no joint model.
+        let Ok(fitted) = Tuning::of(&chain, Spread::OneSided) else { return Ok(None) };
+        let interval = self.cost_interval.unwrap_or(own);
+        let alone = scored.at(&vec![f64::NEG_INFINITY; models.len() - 1])?;
+        let rational = Tuned::of(fitted.on(scored)?, &alone, interval);
+        let front = pareto(&chain.grid(grid_steps(models.len()))?);
+        let grid = front.iter().map(|point| scored.at(&point.thresholds)).collect::<Result<_>>()?;
+        Ok(Some(OfTuning { queries: chain.queries(), rational, grid: Tuned::of(grid, &alone, interval), fitted }))
     }
 
     fn certificates(&self, table: &Table, models: &[&str], scored: &Chain) -> Result<Vec<OfGoal>> {
@@ -367,34 +453,58 @@ impl OfPair {
     }
 }
 
+fn thinned(curve: &Curve) -> Vec<ChainPoint> {
+    curve.thinned(MAX_CURVE_POINTS).into_iter().map(ChainPoint::from).collect()
+}
+
+/// Steps of each threshold such that all combinations are at most [`GRID`].
+fn grid_steps(models: usize) -> usize {
+    let axis = (GRID as f64).powf(1.0 / (models - 1) as f64).floor() as usize;
+    axis.saturating_sub(1).max(1)
+}
+
+fn ibc_lift(curve: &Curve, alone: &[(String, Alone)]) -> BTreeMap<String, Option<f64>> {
+    let [small, large] = alone else { return BTreeMap::new() };
+    let of = |alone: &Alone| (alone.cost, alone.quality);
+    let lift = |percent: u32| measures::ibc_lift(&curve.at(f64::from(percent) / 100.0), of(&small.1), of(&large.1));
+    IBC_RATES.map(|percent| (percent.to_string(), lift(percent))).into()
+}
+
 fn cpt(curve: &Curve) -> [(String, Option<f64>); CPT_SHARES.len()] {
     CPT_SHARES.map(|percent| (percent.to_string(), measures::cpt(curve, f64::from(percent) / 100.0)))
 }
 
-fn intervals(pairing: &Pairing, options: &Options<'_>) -> Result<BTreeMap<String, Interval>> {
-    let oracle = pairing.oracle();
-    let named = |[sample, oracle]: [&Sample<'_>; 2]| {
-        let curve = sample.curve();
-        let of = OfPair::of(sample, &oracle.curve());
-        let area = Area::of_curve(&curve, options.cost_interval);
-        let mut named = vec![
-            ("small_quality".to_owned(), Some(of.small)),
-            ("large_quality".to_owned(), Some(of.large)),
-            ("audc".to_owned(), Some(of.audc)),
-            ("apgr".to_owned(), measures::apgr(of.audc, of.small, of.large)),
-            ("s_d".to_owned(), of.s_d()),
-            ("auroc".to_owned(), sample.auroc()),
-            ("benefit_auroc".to_owned(), sample.benefit_auroc()),
-            ("error_cost_area".to_owned(), area.error_cost),
-            ("aiq".to_owned(), area.aiq),
-        ];
-        named.extend(cpt(&curve).map(|(percent, rate)| (format!("cpt_{percent}"), rate)));
-        named
+/// Intervals by the name of their number, and the band of the curve.
+fn intervals(pairing: &Pairing, options: &Options<'_>) -> Result<(BTreeMap<String, Interval>, Vec<BandPoint>)> {
+    let rates: Vec<f64> = (0..=BAND_STEPS).map(|step| step as f64 / BAND_STEPS as f64).collect();
+    let gaps = CPT_SHARES.map(|percent| f64::from(percent) / 100.0);
+    let wanted = Wanted { cost_interval: options.cost_interval, gaps: &gaps, rates: &rates };
+    let resamples = options.bootstrap.sweep(pairing, &wanted)?;
+    let of =
+        |number: &dyn Fn(&Numbers) -> Option<f64>| options.bootstrap.percentiles(resamples.iter().filter_map(number));
+    let s_d = |numbers: &Numbers| {
+        let random = measures::audc_random(numbers.small_quality, numbers.large_quality);
+        measures::s_d(numbers.audc, random, numbers.audc_ideal)
     };
-    let values = |samples: [&Sample<'_>; 2]| named(samples).into_iter().map(|(_, value)| value).collect();
-    let found = options.bootstrap.intervals([pairing, &oracle], values)?;
-    let names = named([&pairing.sample(), &oracle.sample()]).into_iter().map(|(name, _)| name);
-    Ok(names.zip(found).filter_map(|(name, interval)| Some((name, interval?))).collect())
+    let mut named = vec![
+        ("small_quality".to_owned(), of(&|numbers| Some(numbers.small_quality))),
+        ("large_quality".to_owned(), of(&|numbers| Some(numbers.large_quality))),
+        ("audc".to_owned(), of(&|numbers| Some(numbers.audc))),
+        ("apgr".to_owned(), of(&|numbers| measures::apgr(numbers.audc, numbers.small_quality, numbers.large_quality))),
+        ("s_d".to_owned(), of(&s_d)),
+        ("auroc".to_owned(), of(&|numbers| numbers.auroc)),
+        ("benefit_auroc".to_owned(), of(&|numbers| numbers.benefit_auroc)),
+        ("error_cost_area".to_owned(), of(&|numbers| numbers.error_cost_area)),
+        ("aiq".to_owned(), of(&|numbers| numbers.aiq)),
+    ];
+    for (at, percent) in CPT_SHARES.iter().enumerate() {
+        named.push((format!("cpt_{percent}"), of(&|numbers| numbers.cpt[at])));
+    }
+    let intervals = named.into_iter().filter_map(|(name, interval)| Some((name, interval?))).collect();
+    let band = rates.iter().enumerate().filter_map(|(at, rate)| {
+        Some(BandPoint { deferral_rate: *rate, quality: of(&|numbers| Some(numbers.quality_at[at]))? })
+    });
+    Ok((intervals, band.collect()))
 }
 
 fn rules(pairing: &Pairing, table: &Table, models: &[&str], options: &Options<'_>) -> Result<BTreeMap<String, OfRule>> {
@@ -417,8 +527,9 @@ fn rules(pairing: &Pairing, table: &Table, models: &[&str], options: &Options<'_
     for signal in &signals {
         rules.insert(format!("{SIGNAL_PREFIX}{signal}"), measure(&|row| row.signals.get(*signal).copied())?);
     }
-    if let Some(calibration) = options.calibration.filter(|calibration| options.split != Some(calibration)) {
-        let both = Pairing::rows_of_both(table.split(calibration), small, large)?;
+    let fitted_on = options.fitted_on(table);
+    if !fitted_on.is_empty() {
+        let both = Pairing::rows_of_both(fitted_on, small, large)?;
         let (of_small, of_large): (Vec<&Outcome>, Vec<&Outcome>) = both.into_iter().unzip();
         let signals: Vec<&str> = signals.into_iter().collect();
         let post_hoc = LearnedRule::post_hoc(&of_small, &signals, PENALTY);

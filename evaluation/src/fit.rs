@@ -4,10 +4,12 @@
 //! number of threads. Fit on one split, choose the threshold on a second, score on a third.
 
 mod calibration;
+mod deployed;
 mod logistic;
 mod router;
 mod rule;
 
-pub use calibration::Calibrator;
+pub use calibration::{Calibrator, Spread};
+pub use deployed::score_recorded;
 pub use router::{MAX_BITS, Router};
 pub use rule::{LearnedRule, LinearRule};

@@ -24,7 +24,7 @@
 //!                   |         +-> Goal: threshold, guarantee           what to ship, with its Certificate
 //!                   |         +-> Summary (summary.json) -> Report     what to show (report.html)
 //!                   +-> fit: learned rules, calibrators                what to score by
-//!                   +-> Chain: two and more models
+//!                   +-> Chain: two and more models -> Tuning: their thresholds by a joint model
 //!                   +-> Evaluation (one JSON of all of it)
 //! ```
 //!
@@ -55,6 +55,7 @@ pub mod report;
 pub mod sample;
 pub mod summary;
 pub mod threshold;
+pub mod tuning;
 pub mod wilcoxon;
 
 pub use error::{Error, ErrorKind, Result};

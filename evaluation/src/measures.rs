@@ -15,6 +15,7 @@ pub use deferral::{apgr, audc, audc_ideal, audc_random, cost_at_quality, gap_clo
 pub use ranking::{auroc, benefit_auroc, fpr95};
 pub use selective::{augrc, aurc, e_aurc};
 
+pub(crate) use cost::upper_hull;
 pub(crate) use ranking::auroc_of_blocks;
 
 /// Groups of equal score by ascending score, as index ranges into `order`; `None` if a score is not a number.

@@ -231,6 +231,12 @@ impl Table {
         &self.rows
     }
 
+    /// The rows, without the table.
+    #[must_use]
+    pub fn into_rows(self) -> Vec<Outcome> {
+        self.rows
+    }
+
     /// The models that have rows, sorted.
     #[must_use]
     pub fn models(&self) -> Vec<&str> {

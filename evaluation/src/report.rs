@@ -1,7 +1,10 @@
 //! One self-contained HTML page about a run: words, table, figures, examples, and the numbers behind them.
 //!
-//! The page loads nothing and runs no script. It is a pure function of a [`Summary`] and some examples.
+//! The page loads nothing and runs no script. It is a pure function of a [`Summary`] and some examples; a [`ChainReport`] is
+//! one of an evaluation.
 
+mod chain;
+mod details;
 mod figures;
 mod markup;
 mod plot;
@@ -16,6 +19,9 @@ use crate::file::write_atomically;
 use crate::summary::Summary;
 
 use markup::{attribute, escape};
+
+pub use chain::ChainReport;
+pub use details::{Change, Changes, Details, OfModel, RiskPoint};
 
 /// What a page shows.
 #[derive(Debug, Clone, Copy)]

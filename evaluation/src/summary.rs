@@ -19,6 +19,8 @@ use crate::measures::Bin;
 pub use comparison::{AtRate, Comparison};
 pub use objective::{DEFERRED_SIGNAL, Options, ScoreKind, Served};
 
+pub(crate) use objective::histogram;
+
 /// The schema this version writes and reads.
 pub const SCHEMA: u32 = 1;
 /// Deferral rates that a summary's table shows.

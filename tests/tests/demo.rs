@@ -10,12 +10,12 @@ use margay::policy::{Policy, Rule, Threshold};
 use margay::{Bundle, Cascade, Deadline, DeviceOptions, Engine, ErrorKind, OnCloudFailure, Origin, Request};
 use margay_cli::console::Console;
 use margay_cli::demo::{DemoArgs, demo};
-use margay_cli::evaluate::{CalibrateArgs, EvaluateArgs, TableArgs, calibrate, evaluate};
+use margay_cli::evaluate::{CalibrateArgs, CostArgs, EvaluateArgs, TableArgs, calibrate, evaluate};
 use margay_cli::serve::{OnDevice, Options, Server};
 use margay_evaluation::measures;
 use margay_evaluation::outcome::{Outcome, Table};
 use margay_evaluation::pairing::Pairing;
-use margay_evaluation::summary::{DEFERRED_SIGNAL, Summary};
+use margay_evaluation::summary::{DEFERRED_SIGNAL, ScoreKind, Summary};
 use margay_trainer::{Checkpoint, Device, Objective};
 
 fn run(out: &Path) -> Summary {
@@ -48,7 +48,7 @@ fn the_demonstration_does_what_it_says() {
     }
     graph_and_trainer_agree(folder.path(), "large");
     the_json_has_the_documented_keys(&folder.path().join("summary.json"));
-    the_report_stands_alone(&folder.path().join("report.html"));
+    the_report_stands_alone(&folder.path().join("report.html"), "cat-xent");
     the_table_gives_a_threshold_with_a_promise(folder.path(), &summary);
     a_cloud_that_dies_is_an_error_or_a_marked_local_answer(folder.path());
 }
@@ -111,8 +111,13 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         resamples: 50,
         seed: 7,
         json: Some(folder.join("evaluation.json")),
+        fit: Vec::new(),
+        score: ScoreKind::LogProbability,
+        cost: CostArgs::default(),
+        report: Some(folder.join("evaluation")),
     };
     let evaluation = evaluate(&args, &mut console).unwrap();
+    the_report_stands_alone(&folder.join("evaluation/index.html"), "small-xent");
     let of = &summary.objectives["xent"];
     assert_eq!((evaluation.audc, evaluation.cost_at["95"]), (Some(of.audc), of.cost_at_95));
     let chosen = evaluation.certificates[0].guarantee.certified().unwrap().threshold;
@@ -166,9 +171,9 @@ fn the_json_has_the_documented_keys(path: &Path) {
     }
 }
 
-fn the_report_stands_alone(path: &Path) {
+fn the_report_stands_alone(path: &Path, model: &str) {
     let html = std::fs::read_to_string(path).unwrap();
-    assert!(html.contains("<svg") && html.contains("cat-xent"));
+    assert!(html.contains("<svg") && html.contains(model));
     for reference in ["src=\"http", "href=\"http", "@import", "url(http"] {
         assert!(!html.contains(reference), "{reference}");
     }

@@ -35,6 +35,15 @@ pub enum Calibrator {
         /// Share of right answers in each bin; one more than edges.
         probabilities: Vec<f64>,
     },
+    /// Sigmoid of `slope * spread(score) + intercept`, the score being a log-probability l.
+    LogProbability {
+        /// How l is spread out.
+        spread: Spread,
+        /// Log-odds per unit of the spread score.
+        slope: f64,
+        /// Log-odds where the spread score is 0.
+        intercept: f64,
+    },
     /// Sigmoid of the log-odds of a score that is a probability, divided by the temperature.
     Temperature {
         /// Above 1 makes confidences more modest.
@@ -42,7 +51,55 @@ pub enum Calibrator {
     },
 }
 
+/// How log-probabilities, which crowd at 0, are spread out before logistic calibration (Zellinger & Thomson, arXiv
+/// 2501.09345).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spread {
+    /// `-ln(1 - e^l)`, from 0 for the improbable to infinity for the certain: for an answer's own probability.
+    OneSided,
+    /// `-ln 2 - ln(1 - e^l)` from probability 1/2 up, `ln 2 + l` below: for the probability of one of two words, whose
+    /// middle is 1/2.
+    TwoSided,
+}
+
+impl Spread {
+    /// The spread score of a log-probability; +inf for 0, the certain.
+    #[must_use]
+    pub fn of(self, log_probability: f64) -> f64 {
+        let one_sided = |l: f64| {
+            // ln(1 - e^l) without cancellation on either side of 1/2 (Maechler 2012).
+            if l > -std::f64::consts::LN_2 { -(-l.exp_m1()).ln() } else { -(-l.exp()).ln_1p() }
+        };
+        match self {
+            Self::OneSided => one_sided(log_probability),
+            Self::TwoSided if log_probability < -std::f64::consts::LN_2 => std::f64::consts::LN_2 + log_probability,
+            Self::TwoSided => one_sided(log_probability) - std::f64::consts::LN_2,
+        }
+    }
+}
+
 impl Calibrator {
+    /// Logistic regression of right answers on spread log-probabilities, by maximum likelihood without a penalty (Zellinger &
+    /// Thomson, arXiv 2501.09345). Answers of probability 1 are left out of the fit, their spread score being infinite.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for scores above 0 or not finite, all equal, of right or wrong answers only, or that tell
+    /// right from wrong without a mistake.
+    pub fn log_probability(scores: &[f64], right: &[bool], spread: Spread) -> Result<Self> {
+        check(scores, right)?;
+        if scores.iter().any(|score| *score > 0.0) {
+            return Err(Error::new(ErrorKind::Invalid, "a log-probability is at most 0"));
+        }
+        let answers = scores.iter().map(|score| spread.of(*score)).zip(right);
+        let (spread_scores, right): (Vec<f64>, Vec<bool>) =
+            answers.filter(|(score, _)| score.is_finite()).map(|(score, right)| (score, *right)).unzip();
+        check(&spread_scores, &right)?;
+        let targets: Vec<f64> = right.iter().map(|right| f64::from(u8::from(*right))).collect();
+        let (slope, intercept) = logistic_line(&spread_scores, &targets)?;
+        Ok(Self::LogProbability { spread, slope, intercept })
+    }
+
     /// Platt scaling (1999): maximum likelihood with his smoothed targets, `(n + 1) / (n + 2)` for n right answers and
     /// `1 / (m + 2)` for m wrong ones, so that a perfect score has a finite slope.
     ///
@@ -54,15 +111,8 @@ impl Calibrator {
         let wrongs = right.len() as f64 - rights;
         let target = |right: &bool| if *right { (rights + 1.0) / (rights + 2.0) } else { 1.0 / (wrongs + 2.0) };
         let targets: Vec<f64> = right.iter().map(target).collect();
-        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
-        let deviation = (scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / scores.len() as f64).sqrt();
-        if deviation == 0.0 {
-            return Err(Error::new(ErrorKind::Invalid, "equal scores cannot be calibrated"));
-        }
-        let rows: Vec<logistic::Row> = scores.iter().map(|score| vec![(0, (score - mean) / deviation)]).collect();
-        let fitted = logistic::fit(&rows, &targets, 1, 0.0)?;
-        let slope = fitted.weights[0] / deviation;
-        Ok(Self::Platt { slope, intercept: fitted.intercept - slope * mean })
+        let (slope, intercept) = logistic_line(scores, &targets)?;
+        Ok(Self::Platt { slope, intercept })
     }
 
     /// Isotonic regression (Zadrozny & Elkan 2002): the non-decreasing map of least squared error, by pooling adjacent
@@ -174,6 +224,11 @@ impl Calibrator {
     pub fn probability(&self, score: f64) -> f64 {
         match self {
             Self::Platt { slope, intercept } => sigmoid(slope * score + intercept),
+            Self::LogProbability { spread, slope, intercept } => {
+                // At probability 1 a slope of 0 would make NaN of infinity.
+                let lean = if *slope == 0.0 { 0.0 } else { slope * spread.of(score) };
+                sigmoid(lean + intercept)
+            }
             Self::Temperature { temperature } => sigmoid(log_odds(score) / temperature),
             Self::Histogram { edges, probabilities } => probabilities[edges.partition_point(|edge| *edge < score)],
             Self::Isotonic { scores, probabilities } => {
@@ -186,6 +241,19 @@ impl Calibrator {
             }
         }
     }
+}
+
+/// Slope and intercept of the logistic regression of targets on one score, which is standardised while fitting.
+fn logistic_line(scores: &[f64], targets: &[f64]) -> Result<(f64, f64)> {
+    let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+    let deviation = (scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / scores.len() as f64).sqrt();
+    if deviation == 0.0 {
+        return Err(Error::new(ErrorKind::Invalid, "equal scores cannot be calibrated"));
+    }
+    let rows: Vec<logistic::Row> = scores.iter().map(|score| vec![(0, (score - mean) / deviation)]).collect();
+    let fitted = logistic::fit(&rows, targets, 1, 0.0)?;
+    let slope = fitted.weights[0] / deviation;
+    Ok((slope, fitted.intercept - slope * mean))
 }
 
 /// Adjacent scores with one probability.

@@ -67,7 +67,7 @@ fn by_cost(points: impl IntoIterator<Item = (f64, f64)>) -> Option<Vec<(f64, f64
 }
 
 /// The points that the hull has as corners, by ascending cost, quality never falling (Andrew's monotone chain).
-fn upper_hull(points: impl IntoIterator<Item = (f64, f64)>) -> Option<Vec<(f64, f64)>> {
+pub(crate) fn upper_hull(points: impl IntoIterator<Item = (f64, f64)>) -> Option<Vec<(f64, f64)>> {
     let mut hull: Vec<(f64, f64)> = Vec::new();
     for point in by_cost(points)? {
         if hull.last().is_some_and(|last| point.1 <= last.1) {

@@ -145,9 +145,25 @@ impl ObjectiveSummary {
     }
 }
 
+impl std::str::FromStr for ScoreKind {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "log-probability" => Ok(Self::LogProbability),
+            "probability" => Ok(Self::Probability),
+            "ranking" => Ok(Self::Ranking),
+            _ => {
+                let message = format!("`{word}` is none of log-probability, probability, ranking");
+                Err(Error::new(ErrorKind::Invalid, message))
+            }
+        }
+    }
+}
+
 impl ScoreKind {
     /// The probability of being right that each score claims; `None` if a score claims none.
-    fn confidences(self, scores: &[f64]) -> Option<Vec<f64>> {
+    pub(crate) fn confidences(self, scores: &[f64]) -> Option<Vec<f64>> {
         let confidence = |score: &f64| match self {
             Self::LogProbability => Some(score.exp()),
             Self::Probability => Some(*score),
@@ -297,7 +313,7 @@ impl Confidence {
 }
 
 /// Counts between the lowest and the highest score, in bins of equal width; one bin if all scores are equal.
-fn histogram(scores: &[f64], right: &[bool]) -> Vec<HistogramBin> {
+pub(crate) fn histogram(scores: &[f64], right: &[bool]) -> Vec<HistogramBin> {
     let (Some(low), Some(high)) = (scores.first(), scores.last()) else {
         return Vec::new();
     };

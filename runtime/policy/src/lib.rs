@@ -27,7 +27,7 @@
 //!
 //! # Types
 //! [`TokenSignals`] is what one token says, [`Aggregate`] what the answer says so far, in constant memory. A
-//! [`Rule`] reads one [`Score`] off it; a [`Policy`] compares that with the [`Threshold`] of the task and
+//! [`Rule`], one [`Feature`] or learned from several, reads one [`Score`] off it; a [`Policy`] compares that with the [`Threshold`] of the task and
 //! gives a [`Decision`] with its [`Verdict`]. A [`Monitor`] does all that while the answer is written and
 //! says when going on is in vain. The guards in [`guard`] decide beforehand whether the cloud may be asked at
 //! all.
@@ -58,6 +58,8 @@ extern crate std;
 pub mod guard;
 
 mod aggregate;
+mod feature;
+mod learned;
 mod monitor;
 mod policy;
 mod quantiles;
@@ -67,6 +69,8 @@ mod threshold;
 mod verdict;
 
 pub use aggregate::Aggregate;
+pub use feature::Feature;
+pub use learned::{LearnedError, Linear, MAX_FEATURES, MAX_KNOTS, PiecewiseLinear};
 pub use monitor::{Monitor, Progress};
 pub use policy::{Policy, PolicyError, TaskName};
 pub use quantiles::EXACT_TOKENS;

@@ -78,6 +78,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::feature::Feature;
+    use crate::learned::{Linear, PiecewiseLinear};
     use crate::rule::Percent;
 
     fn token(log_probability: f32) -> TokenSignals {
@@ -132,7 +134,43 @@ mod tests {
             (0..=100_u8).prop_map(|level| Rule::Quantile(Percent::new(level).unwrap())),
             Just(Rule::MeanEntropy),
             Just(Rule::MeanMargin),
+            linear().prop_map(Rule::Linear),
+            (linear(), map()).prop_map(|(linear, map)| Rule::Calibrated { linear, map }),
+            (linear(), linear()).prop_map(|(small, large)| Rule::Benefit { small, large }),
         ]
+    }
+
+    /// Weights of both signs on a few features, all positive as often as not, so that there are early deferrals.
+    fn linear() -> impl Strategy<Value = Linear> {
+        let feature = prop_oneof![
+            Just(Feature::ChowAverage),
+            Just(Feature::ChowSum),
+            Just(Feature::FirstToken),
+            (0..=100_u8).prop_map(|level| Feature::Quantile(Percent::new(level).unwrap())),
+            Just(Feature::MeanEntropy),
+            Just(Feature::MeanMargin),
+        ];
+        let weight = prop_oneof![Just(1.0_f32), -3.0..3.0_f32, 0.0..1e30_f32];
+        let weights = prop::collection::vec((feature, weight), 1..5);
+        (weights, any::<bool>(), -5.0..5.0_f32).prop_map(|(mut weights, positive, intercept)| {
+            if positive {
+                weights.iter_mut().for_each(|(_, weight)| *weight = weight.abs());
+            }
+            let distinct = (1..weights.len()).find(|end| weights[..*end].iter().any(|(f, _)| *f == weights[*end].0));
+            weights.truncate(distinct.unwrap_or(weights.len()));
+            Linear::new(intercept, &weights).unwrap()
+        })
+    }
+
+    fn map() -> impl Strategy<Value = PiecewiseLinear> {
+        prop::collection::vec((0.1..4.0_f32, 0.0..0.5_f32), 1..6).prop_map(|mut steps| {
+            let mut knot = (-8.0, 0.0);
+            for (score, value) in &mut steps {
+                knot = (knot.0 + *score, knot.1 + *value);
+                (*score, *value) = knot;
+            }
+            PiecewiseLinear::new(&steps).unwrap()
+        })
     }
 
     fn signals() -> impl Strategy<Value = TokenSignals> {
@@ -203,7 +241,9 @@ mod tests {
                     continue;
                 };
                 prop_assert!(score <= ceiling);
-                if rule != Rule::MeanMargin || answer.count() < max_tokens {
+                // A margin, and a weight whose feature can get worse, have no bound until the last token.
+                let bounded = rule.features().all(|feature| feature != Feature::MeanMargin);
+                if bounded || answer.count() < max_tokens {
                     prop_assert!(ceiling.value() <= lowest, "{ceiling} after {lowest}");
                     lowest = ceiling.value();
                 }

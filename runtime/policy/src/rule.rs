@@ -4,11 +4,14 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::aggregate::Aggregate;
+use crate::feature::Feature;
+use crate::learned::{Linear, PiecewiseLinear, sigmoid};
 
 /// A deferral rule maps the aggregates of an answer to one score; higher means keep.
 ///
-/// Written as words: `chow-average`, `chow-sum`, `first-token`, `minimum`, `quantile-10`, `mean-entropy`,
-/// `mean-margin`. Through serde the same, but for `{"quantile": 10}`.
+/// Those that are one feature are written as its word: `chow-average`, `chow-sum`, `first-token`, `minimum`,
+/// `quantile-10`, `mean-entropy`, `mean-margin`. Through serde the same, but for `{"quantile": 10}` and the learned ones,
+/// e.g. `{"linear": {"intercept": 2.5, "weights": {"quantile-10": 0.5}}}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
@@ -30,9 +33,28 @@ pub enum Rule {
     MeanEntropy,
     /// Mean margin between the two likeliest tokens.
     MeanMargin,
+    /// Log-odds that the answer is right, learned from outcomes: the post-hoc rule of Gupta et al. (arXiv 2404.10136)
+    /// where the features are quantiles.
+    Linear(Linear),
+    /// The same through a calibration map: a probability if the map's values are.
+    Calibrated {
+        /// What the map is applied to.
+        linear: Linear,
+        /// From log-odds to the score.
+        map: PiecewiseLinear,
+    },
+    /// `P(small model right) - P(large model right)`, both learned from the small model's features. The Bayes rule
+    /// defers where this is below minus the price of deferring (Jitkrittum et al., arXiv 2307.02764).
+    Benefit {
+        /// Log-odds of the small model.
+        small: Linear,
+        /// Log-odds of the large model.
+        large: Linear,
+    },
 }
 
-/// What a rule says about an answer: finite, higher means keep, in nats for every rule there is today.
+/// What a rule says about an answer: finite, higher means keep. In nats for a rule that is one feature, log-odds, a
+/// probability or a difference of two for learned ones.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(transparent))]
 pub struct Score(f32);
@@ -55,47 +77,80 @@ pub enum RuleError {
 impl Rule {
     /// The answer's score; `None` if there is no token, or one had an invalid signal.
     #[must_use]
-    pub fn score(self, answer: &Aggregate) -> Option<Score> {
-        match self {
-            Self::ChowAverage => answer.mean_log_probability(),
-            Self::ChowSum => answer.sum_log_probability(),
-            Self::FirstToken => answer.first_log_probability(),
-            Self::Minimum => answer.minimum_log_probability(),
-            Self::Quantile(level) => answer.quantile_log_probability(level),
-            Self::MeanEntropy => answer.mean_entropy().map(|entropy| -entropy),
-            Self::MeanMargin => answer.mean_margin(),
-        }
-        .map(Score)
+    pub fn score(&self, answer: &Aggregate) -> Option<Score> {
+        self.score_of(|feature| feature.of(answer))
+    }
+
+    /// The score from features read elsewhere, such as an outcome table: the same arithmetic, so the same bits.
+    ///
+    /// `None` if a feature that the rule needs is missing, or the score would not be finite.
+    #[must_use]
+    pub fn score_of(&self, mut feature: impl FnMut(Feature) -> Option<f32>) -> Option<Score> {
+        let score = match self {
+            Self::Linear(linear) => linear.log_odds(feature)?,
+            Self::Calibrated { linear, map } => map.at(linear.log_odds(feature)?),
+            Self::Benefit { small, large } => {
+                sigmoid(small.log_odds(&mut feature)?) - sigmoid(large.log_odds(&mut feature)?)
+            }
+            of_one => feature(of_one.feature()?)?,
+        };
+        score.is_finite().then_some(Score(score))
     }
 
     /// No score of the finished answer is higher, if that answer begins with these tokens and has at most
     /// `max_tokens`.
     ///
-    /// `None` where [`Rule::score`] is `None`. Once an answer is unscorable it stays so.
-    ///
-    /// # Proof
-    /// Let `k` tokens be seen and `n` be there in the end, `k <= n <= m = max_tokens`. Every log-probability
-    /// is at most zero. Rounding is monotone: `a <= b` gives `round(a) <= round(b)`, so each line holds for
-    /// the computed numbers, not just for reals.
-    /// - *sum*: kept as an integer `L` with the sign turned, to which only what is not negative is added:
-    ///   `-L_n <= -L_k`.
-    /// - *average*: `-L_n / n <= -L_k / n <= -L_k / m`. *Entropy* likewise.
-    /// - *minimum*: only sinks. *First token*: fixed.
-    /// - *quantile*: the rank `r(n)` grows with `n`. Replacing the unseen tokens by zeros, and adding zeros
-    ///   up to `m`, lowers no order statistic; so the `r(n)`-th smallest of the answer is at most the
-    ///   `r(m)`-th smallest of the tokens seen and `m - k` zeros. Passing from exact values to cells only
-    ///   lowers (a cell counts as its lower end).
-    /// - *margin*: has no bound, but scores are finite.
+    /// `None` where [`Rule::score`] is `None`. Once an answer is unscorable it stays so. For one feature it is the
+    /// feature's ceiling, whose proof is there; a sum of ceilings, or floors where the weight is negative, bounds a
+    /// sum; a map that never falls keeps the order; and a benefit is at most 1.
     #[must_use]
-    pub fn ceiling(self, answer: &Aggregate, max_tokens: u32) -> Option<Score> {
-        let tokens = max_tokens.max(answer.count());
-        match self {
-            Self::ChowAverage => answer.mean_log_probability_over(tokens).map(Score),
-            Self::MeanEntropy => answer.mean_entropy_over(tokens).map(|entropy| Score(-entropy)),
-            Self::Quantile(level) => answer.quantile_log_probability_over(level, tokens).map(Score),
-            Self::ChowSum | Self::FirstToken | Self::Minimum => self.score(answer),
-            Self::MeanMargin if tokens == answer.count() => self.score(answer),
-            Self::MeanMargin => self.score(answer).map(|_| Score(f32::MAX)),
+    pub fn ceiling(&self, answer: &Aggregate, max_tokens: u32) -> Option<Score> {
+        let ceiling = match self {
+            Self::Linear(linear) => linear.ceiling(answer, max_tokens)?,
+            Self::Calibrated { linear, map } => map.at(linear.ceiling(answer, max_tokens)?),
+            Self::Benefit { .. } if answer.count() < max_tokens => self.score(answer).map(|_| 1.0)?,
+            Self::Benefit { .. } => return self.score(answer),
+            of_one => of_one.feature()?.ceiling(answer, max_tokens)?,
+        };
+        Some(Score(ceiling))
+    }
+
+    /// The features that the rule reads, some perhaps twice.
+    pub fn features(&self) -> impl Iterator<Item = Feature> {
+        let (first, second) = match self {
+            Self::Linear(linear) | Self::Calibrated { linear, .. } => (Some(linear), None),
+            Self::Benefit { small, large } => (Some(small), Some(large)),
+            _ => (None, None),
+        };
+        let learned = [first, second].into_iter().flatten().flat_map(|linear| linear.weights().map(|(name, _)| name));
+        self.feature().into_iter().chain(learned)
+    }
+
+    /// The one feature that the rule is; `None` for learned rules.
+    fn feature(&self) -> Option<Feature> {
+        Some(match self {
+            Self::ChowAverage => Feature::ChowAverage,
+            Self::ChowSum => Feature::ChowSum,
+            Self::FirstToken => Feature::FirstToken,
+            Self::Minimum => Feature::Minimum,
+            Self::Quantile(level) => Feature::Quantile(*level),
+            Self::MeanEntropy => Feature::MeanEntropy,
+            Self::MeanMargin => Feature::MeanMargin,
+            Self::Linear(_) | Self::Calibrated { .. } | Self::Benefit { .. } => return None,
+        })
+    }
+}
+
+impl From<Feature> for Rule {
+    fn from(feature: Feature) -> Self {
+        match feature {
+            Feature::ChowAverage => Self::ChowAverage,
+            Feature::ChowSum => Self::ChowSum,
+            Feature::FirstToken => Self::FirstToken,
+            Feature::Minimum => Self::Minimum,
+            Feature::Quantile(level) => Self::Quantile(level),
+            Feature::MeanEntropy => Self::MeanEntropy,
+            Feature::MeanMargin => Self::MeanMargin,
         }
     }
 }
@@ -145,36 +200,24 @@ impl From<Percent> for u8 {
     }
 }
 
+/// The word of a rule that is one feature; of a learned one, its kind.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ChowAverage => "chow-average",
-            Self::ChowSum => "chow-sum",
-            Self::FirstToken => "first-token",
-            Self::Minimum => "minimum",
-            Self::Quantile(Percent(level)) => return write!(f, "quantile-{level}"),
-            Self::MeanEntropy => "mean-entropy",
-            Self::MeanMargin => "mean-margin",
-        })
+        match self {
+            Self::Linear(_) => f.pad("linear"),
+            Self::Calibrated { .. } => f.pad("calibrated"),
+            Self::Benefit { .. } => f.pad("benefit"),
+            of_one => of_one.feature().map_or(Ok(()), |feature| feature.fmt(f)),
+        }
     }
 }
 
+/// Learned rules have no word.
 impl FromStr for Rule {
     type Err = RuleError;
 
     fn from_str(word: &str) -> Result<Self, RuleError> {
-        Ok(match word {
-            "chow-average" => Self::ChowAverage,
-            "chow-sum" => Self::ChowSum,
-            "first-token" => Self::FirstToken,
-            "minimum" => Self::Minimum,
-            "mean-entropy" => Self::MeanEntropy,
-            "mean-margin" => Self::MeanMargin,
-            _ => {
-                let level = word.strip_prefix("quantile-").ok_or(RuleError::UnknownRule)?;
-                Self::Quantile(Percent::new(level.parse().map_err(|_| RuleError::PercentOutOfRange)?)?)
-            }
-        })
+        word.parse::<Feature>().map(Self::from)
     }
 }
 
@@ -234,6 +277,27 @@ mod tests {
         // Nothing more can come: the score itself.
         assert_eq!(of(2), [-2.0, -4.0, -1.0, -3.0, -1.0, -1.5, 1.0]);
         assert_eq!(RULES.map(|rule| rule.ceiling(&Aggregate::new(), 8)), [None; 7]);
+    }
+
+    #[test]
+    fn learned_rules_by_hand() {
+        // Of the answer: average -2, minimum -3, entropy -1.5.
+        let linear = Linear::new(3.0, &[(Feature::ChowAverage, 0.5), (Feature::MeanEntropy, 1.0)]).unwrap();
+        let large = Linear::new(0.0, &[(Feature::Minimum, -1.0)]).unwrap();
+        let map = PiecewiseLinear::new(&[(0.0, 0.25), (1.0, 0.75)]).unwrap();
+        let score = |rule: Rule| rule.score(&answer()).unwrap().value();
+        assert_eq!(score(Rule::Linear(linear)), 0.5);
+        assert_eq!(score(Rule::Calibrated { linear, map }), 0.5);
+        assert_eq!(score(Rule::Benefit { small: linear, large }), sigmoid(0.5) - sigmoid(3.0));
+
+        let ceiling = |rule: Rule, tokens| rule.ceiling(&answer(), tokens).unwrap().value();
+        assert_eq!(ceiling(Rule::Linear(linear), 2), 0.5, "nothing more can come");
+        assert_eq!(ceiling(Rule::Linear(linear), 8), 3.0 - 0.25 - 0.375, "six more certain tokens");
+        assert_eq!(ceiling(Rule::Linear(large), 8), f32::MAX, "a minimum that sinks raises the score");
+        assert_eq!(ceiling(Rule::Benefit { small: linear, large }, 8), 1.0);
+        assert_eq!(Rule::Linear(linear).score(&Aggregate::new()), None);
+        assert_eq!(Rule::Linear(linear).to_string(), "linear");
+        assert!(Rule::Linear(linear).features().eq([Feature::ChowAverage, Feature::MeanEntropy]));
     }
 
     #[test]

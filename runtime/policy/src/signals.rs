@@ -168,14 +168,14 @@ impl Moments {
 
 /// Below this [`exp`] would leave the normal numbers. `exp(-86)` is 4.5e-38: nothing, next to a sum of at
 /// least one.
-const EXP_LOWEST: f32 = -86.0;
+pub(crate) const EXP_LOWEST: f32 = -86.0;
 
 /// `e^x` for `x` in [`EXP_LOWEST`]`..=0`, within 2 units in the last place; `exp(0)` is exactly 1.
 ///
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, a polynomial for `e^r`, and `n` added to the exponent. Constants:
 /// `expf` of the Cephes library (Moshier 1984). No branch and no table, so that it runs in vector registers.
 #[inline]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
     const LN_2_HIGH: f32 = 355.0 / 512.0; // nine significant bits: n * LN_2_HIGH is exact
     const LN_2_LOW: f32 = -2.121_944_4e-4; // ln 2 - LN_2_HIGH

@@ -21,6 +21,42 @@ fn a_policy_is_read_back() {
 }
 
 #[test]
+fn learned_rules_are_read_back() {
+    for rule in [
+        r#"{"linear":{"intercept":2.5,"weights":{"quantile-10":0.5,"chow-average":-1.25}}}"#,
+        r#"{"calibrated":{"linear":{"intercept":0.0,"weights":{"chow-sum":1.0}},"map":{"scores":[-1.5,0.0],"values":[0.25,0.9]}}}"#,
+        r#"{"benefit":{"small":{"intercept":1.0,"weights":{"minimum":1.0}},"large":{"intercept":0.1,"weights":{"mean-margin":3.0}}}}"#,
+    ] {
+        let json = format!(r#"{{"rule":{rule},"default":-0.5,"tasks":{{}}}}"#);
+        let policy = read(&json).unwrap();
+        assert_eq!(serde_json::to_string(&policy).unwrap(), json);
+    }
+}
+
+#[test]
+fn malformed_learned_rules_are_refused_by_name() {
+    let weights = |weights: &str| format!(r#"{{"linear": {{"intercept": 0, "weights": {weights}}}}}"#);
+    let many: Vec<String> = (0..17).map(|level| format!("\"quantile-{level}\": 1")).collect();
+    let map = |map: &str| {
+        format!(r#"{{"calibrated": {{"linear": {{"intercept": 0, "weights": {{"minimum": 1}}}}, "map": {map}}}}}"#)
+    };
+    for (rule, complaint) in [
+        (weights("{}"), "needs a feature"),
+        (weights(r#"{"minimum": 1, "minimum": 2}"#), "feature `minimum` has two weights"),
+        (weights(r#"{"minimm": 1}"#), "`minimm` is no feature"),
+        (weights(r#"{"quantile-101": 1}"#), "`quantile-101` is no feature"),
+        (weights(r#"{"minimum": 1e39}"#), "not a finite number"),
+        (weights(&format!("{{{}}}", many.join(","))), "more than 16 features"),
+        (map(r#"{"scores": [0, 1], "values": [0.5]}"#), "as many values as scores"),
+        (map(r#"{"scores": [0, 1], "values": [0.5, 0.25]}"#), "must have rising scores"),
+        (map(r#"{"scores": [], "values": []}"#), "a map a knot"),
+    ] {
+        let error = read(&format!(r#"{{"rule": {rule}, "default": 0}}"#)).unwrap_err();
+        assert!(error.contains(complaint), "{rule}: {error}");
+    }
+}
+
+#[test]
 fn tasks_may_be_left_out() {
     let policy = read(r#"{"rule": "chow-average", "default": "-inf"}"#).unwrap();
     assert_eq!(policy, Policy::new(Rule::ChowAverage, Threshold::KEEP_ALL));

@@ -114,8 +114,6 @@ pub fn export_as(
     let tokenizer = checkpoint.tokenizer()?;
     let conversation = checkpoint.conversation(&tokenizer)?;
     let prompts = golden(architecture, &tokenizer, &options.golden_prompts)?;
-    let recipe = recipe(checkpoint, &tokenizer, format, options)?;
-    let (mut model, mut stored) = recipe.apply(checkpoint)?;
     let measured = match &options.measure {
         Some(measure) => {
             let texts = measure::encode(&measure.texts, &tokenizer, architecture.max_position_embeddings)?;
@@ -125,6 +123,9 @@ pub fn export_as(
         }
         None => None,
     };
+    // One model at a time is in memory.
+    let recipe = recipe(checkpoint, &tokenizer, format, options)?;
+    let (mut model, mut stored) = recipe.apply(checkpoint)?;
     let mut in_8_bits = vec![];
     if let Some((MeasureOptions { max_perplexity_increase: Some(percent), .. }, before, likely, texts)) = &measured {
         let most = before.perplexity() * (1.0 + percent / 100.0);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use margay::device::library::Locate;
 use margay::{Bundle, DeviceOptions, Engine, Message};
 use margay_exporter::{
-    Error, ErrorKind, Export, ExportOptions, MeasureOptions, Operators, Text, WeightFormat, export_as,
+    Error, ErrorKind, Export, ExportOptions, MeasureOptions, Method, Operators, Text, WeightFormat, export_as,
     verify_checkpoint,
 };
 use margay_trainer::{Checkpoint, Device, argmax};
@@ -191,7 +191,7 @@ fn measured(max_perplexity_increase: Option<f64>) -> ExportOptions {
     let mut texts: Vec<Text> = texts.map(|text| Text::Plain(text.into())).into();
     texts.push(Text::Answer { input: "who are you".into(), target: "a cat".into() });
     let measure = MeasureOptions { data: "cats.jsonl".into(), texts, max_perplexity_increase };
-    ExportOptions { measure: Some(measure), ..options("llama3") }
+    ExportOptions { method: Method::Nearest, measure: Some(measure), ..options("llama3") }
 }
 
 #[test]
@@ -202,11 +202,10 @@ fn perplexity_and_accuracy_are_measured_before_and_after() {
     assert_eq!((before.tokens, before.answers), (after.tokens, 1));
     let ratio = after.perplexity() / before.perplexity();
     assert!((ratio - 1.0).abs() < 5e-3 && ratio != 1.0, "{ratio}");
-    let provenance = &exported.bundle.manifest().provenance;
-    assert!(
-        provenance["perplexity on cats.jsonl"].starts_with(&format!("{:.4} of the checkpoint", before.perplexity()))
-    );
-    assert!(provenance["accuracy on cats.jsonl"].ends_with("1 answers"));
+    let [perplexity, accuracy] = &exported.bundle.manifest().measurements[..] else { panic!("two measurements") };
+    assert_eq!((perplexity.quantity.as_str(), perplexity.data.as_str()), ("perplexity", "cats.jsonl"));
+    assert_eq!((perplexity.before, perplexity.after), (Some(before.perplexity()), after.perplexity()));
+    assert_eq!((accuracy.quantity.as_str(), accuracy.sample_size), ("accuracy", 1));
 }
 
 #[test]

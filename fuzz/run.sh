@@ -14,10 +14,8 @@ flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
 flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
 flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
 host=$(rustc -vV | sed -n 's/^host: //p')
-for target in "${targets[@]}"; do
-    # With --target, build scripts and macros stay without coverage.
-    RUSTFLAGS="$flags" cargo build --release --locked --quiet --target "$host" --bin "$target"
-done
+# With --target, build scripts and macros stay without coverage.
+RUSTFLAGS="$flags" cargo build --release --locked --quiet --target "$host" "${targets[@]/#/--bin=}"
 for target in "${targets[@]}"; do
     mkdir -p "corpus/$target"
     printf '%s: ' "$target"

@@ -35,6 +35,22 @@ impl Console {
         written.map_err(|source| Error::Io { action: "write to standard output".into(), source })
     }
 
+    /// Prints a piece of a line, to be seen at once.
+    ///
+    /// # Errors
+    /// As [`Console::line`].
+    pub fn piece(&mut self, text: &str) -> Result<()> {
+        let written = self.lines.write_all(text.as_bytes()).and_then(|()| self.lines.flush());
+        written.map_err(|source| Error::Io { action: "write to standard output".into(), source })
+    }
+
+    /// A console for what is no result: to standard error, so that standard output can be read by programs.
+    #[must_use]
+    pub fn aside(&self) -> Self {
+        let lines: Box<dyn Write + Send> = if self.bars { Box::new(io::stderr()) } else { Box::new(io::sink()) };
+        Self { lines, bars: self.bars }
+    }
+
     /// A bar over `length` units with its own message; it disappears when it is dropped.
     #[must_use]
     pub fn bar(&self, what: &'static str, length: u64) -> Bar {

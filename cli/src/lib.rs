@@ -5,12 +5,15 @@
 pub mod audit;
 pub mod authority;
 pub mod bundle;
+pub mod chat;
 pub mod config;
 pub mod console;
 pub mod demo;
+pub mod device;
 mod error;
 pub mod evaluate;
 pub mod export;
+pub mod generate;
 mod library;
 pub mod serve;
 
@@ -42,6 +45,12 @@ enum Command {
     Export(export::ExportArgs),
     /// Hold a bundle against the checkpoint it was exported from
     Verify(export::VerifyArgs),
+    /// Answer one prompt, or choose among given answers
+    Generate(Box<generate::GenerateArgs>),
+    /// Talk to a bundle, with its confidence after every answer
+    Chat(Box<chat::ChatArgs>),
+    /// List execution providers, and what a bundle really runs on
+    Devices(device::DevicesArgs),
     /// Look into bundles, verify, sign, pack and compare them
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
@@ -62,6 +71,9 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
         Command::Export(args) => export::export(&args, &mut console).map(drop),
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
+        Command::Generate(args) => generate::generate(&args, &mut console),
+        Command::Chat(args) => chat::chat(&args, &mut std::io::stdin().lock(), &mut console),
+        Command::Devices(args) => device::devices(&args, &mut console).map(drop),
         Command::Bundle(command) => bundle::run(&command, &mut console),
         Command::Config(args) => config::config(&args, &mut console),
         Command::Audit(args) => audit::audit(&args, &mut console),

@@ -310,6 +310,7 @@ pub fn write_policy(
     }
     manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
     staging.write_manifest(&manifest, key)?;
+    Bundle::open(staging.path())?;
     staging.replace(bundle.root())?;
     Ok(Bundle::open(bundle.root())?)
 }

@@ -66,8 +66,13 @@ pub enum ErrorKind {
     Truncated,
     /// Asking the cloud would cost more than is left of the budget. Wait for the next period or raise the limit.
     Budget,
-    /// The outbox has no room. Drain it, acknowledge results or raise its caps.
+    /// The outbox has no room (drain it, acknowledge results or raise its caps), or as many requests as may wait for an
+    /// engine do (ask again later).
     QueueFull,
+    /// Model or request need more memory than the device's options allow. Shorten the request or raise the cap.
+    Memory,
+    /// An execution provider that is required is missing or does not run the model. Prefer it, or install it.
+    Provider,
     /// A configuration file is malformed or makes no sense. The message has its path, line and column.
     Configuration,
     /// A store on disk (audit file, budget, outbox) is damaged, held by another process or of another version.

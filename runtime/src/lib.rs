@@ -1,14 +1,20 @@
 //! An on-device language model runtime that knows when to ask the cloud.
 //!
-//! ```no_run
+//! ```
 //! use std::ops::ControlFlow;
 //! use margay::policy::Verdict;
-//! use margay::{Bundle, DeviceOptions, Engine, Request};
+//! use margay::{Bundle, Cancel, ChooseOptions, DeviceOptions, Engine, Request};
 //!
-//! let bundle = Bundle::open("clinc150.bundle")?; // every file verified, policy bound to the model
+//! # use margay::device::library::Locate;
+//! # if Locate::from_environment().find().is_err() { return Ok(()) } // no ONNX Runtime, nothing to show
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/toy");
+//! let bundle = Bundle::open(path)?; // every file verified, policy bound to the model
 //! let engine = Engine::load(&bundle, DeviceOptions::default())?; // canary decoded
 //! let policy = bundle.policy().map(|calibrated| &calibrated.policy);
-//! let generation = engine.generate(&Request::user("wake me at six"), policy, &mut |token| {
+//!
+//! // An answer, streamed: each token with its text and how sure the model is of it.
+//! let request = Request::user("wake me at six").max_tokens(8);
+//! let generation = engine.generate(&request, policy, &mut |token| {
 //!     print!("{}", token.text);
 //!     ControlFlow::Continue(())
 //! })?;
@@ -16,6 +22,19 @@
 //!     Some(Verdict::Defer(reason)) => println!(" ... better ask the large model: {reason}"),
 //!     _ => println!(),
 //! }
+//!
+//! // One of given answers, by its exact likelihood; the prompt is known already.
+//! let choice = engine.choose(&request, &["alarm", "weather"], &ChooseOptions::default(), policy)?;
+//! println!("{:.0} % alarm", 100.0 * choice.answers[0].probability);
+//! assert_eq!(choice.cached_tokens, choice.prompt_tokens - 1);
+//!
+//! // Stopped from anywhere, here from its own callback.
+//! let cancel = Cancel::default();
+//! let cancelled = engine.generate(&request.cancel(cancel.clone()), policy, &mut |_| {
+//!     cancel.cancel();
+//!     ControlFlow::Continue(())
+//! });
+//! assert!(cancelled.unwrap_err().is_cancelled());
 //! # Ok::<(), margay::Error>(())
 //! ```
 //!
@@ -28,9 +47,11 @@
 //! ```
 //!
 //! # Types
-//! [`Bundle`] is a verified folder or archive; [`Slots`] are two of them, to update without a pause; [`Engine`] is a
-//! bundle's model, loaded; [`Request`] is what a caller asks, with its [`Deadline`] and
-//! [`Cancel`]; [`Generation`] is what the model wrote, with the signals of every token and the [`policy::Decision`] on it.
+//! [`Bundle`] is a verified folder or archive; [`Slots`] are two of them, to update without a pause; [`Engine`] is a bundle's
+//! model, loaded on what [`DeviceOptions`] allow, with a [`Report`] of what it
+//! runs on; [`Request`] is what a caller asks, with its [`GenerateOptions`], [`Deadline`] and [`Cancel`]; [`Generation`] is what
+//! the model wrote, with the signals of every token and the [`policy::Decision`] on it; [`Choice`] is the likeliest of given
+//! answers.
 //! With the feature `cloud`, `Cascade` puts an engine and a large model under one deadline and gives one `Answer`;
 //! [`LocalOnly`] is a request that its cloud half does not accept. In front of the large model stand, if wanted, a
 //! `privacy::Redactor` and an `AuditLog`, in its client; a `stores::Budget`, around it; a `stores::Outbox`, beside it, for
@@ -45,6 +66,8 @@
 //! | --- | --- |
 //! | `cloud` (default) | deferral over HTTPS: the modules `cloud`, `privacy` and `telemetry`, `Cascade`, `Answer` |
 //! | `stores` | what survives a restart: the module `stores` with budgets and the outbox; implies `cloud` |
+//! | `constrained` | answers that follow a JSON schema or a regular expression, see [`Constraint`] |
+//! | `acl`, `coreml`, `cuda`, `directml`, `migraphx`, `nnapi`, `openvino`, `qnn`, `tensorrt`, `webgpu`, `xnnpack` | the execution provider of that name, see [`device::Provider`] |
 //! | `configuration` | the module `configuration`: `margay.toml`, and everything it describes; implies `stores` |
 //! | `testing` | the module `testing`: a cloud that misbehaves on purpose and a clock that stands still |
 //! | `fetch` | [`device::library`] can fetch ONNX Runtime with the Python package installer; for desktops and CI |
@@ -81,7 +104,12 @@ pub use answer::{Answer, AnswerTimings, Money, Origin, Ticket, Tokens, Usage};
 pub use bundle::{Bundle, BundleOptions};
 #[cfg(feature = "cloud")]
 pub use cascade::{AnswerStream, BlockingStream, Cascade, CascadeBuilder, OnCloudFailure, Stream, StreamEvent, Update};
-pub use engine::{DeviceOptions, Engine, Finish, Generation, GoldenReport, Report, Timings, Token};
+pub use device::{DeviceOptions, Report};
+pub use engine::{
+    Choice, ChooseOptions, Constraint, Engine, Finish, GenerateOptions, Generation, GoldenReport, MAX_CHOICES,
+    MAX_CONSTRAINT_BYTES, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, Normalise, Overflow, Sampling, ScoredAnswer,
+    Timings, Token,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use margay_policy as policy;
 pub use request::{Cancel, CancelGuard, Deadline, LocalOnly, Message, Priority, Privacy, Request};

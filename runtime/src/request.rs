@@ -1,11 +1,12 @@
 //! What a caller asks, and the limits it sets: deadline, cancellation, privacy.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::GenerateOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tool::{Tool, ToolCall};
 
@@ -98,6 +99,8 @@ pub struct Request {
     pub task: Option<String>,
     /// Longest answer, in tokens.
     pub max_tokens: usize,
+    /// How the device draws the answer; a cloud does as it does.
+    pub options: GenerateOptions,
     /// Which budget limits apply beside the total ones; `None` is only those.
     pub class: Option<String>,
     /// What lets the cloud recognise a repeated question; `None` is a new key for every question.
@@ -128,6 +131,7 @@ impl Request {
             messages,
             task: None,
             max_tokens: 256,
+            options: GenerateOptions::default(),
             class: None,
             idempotency_key: None,
             tools: Vec::new(),
@@ -149,6 +153,13 @@ impl Request {
     #[must_use]
     pub fn max_tokens(mut self, max_tokens: usize) -> Self {
         self.max_tokens = max_tokens;
+        self
+    }
+
+    /// The same request with other options of the device's generation.
+    #[must_use]
+    pub fn options(mut self, options: GenerateOptions) -> Self {
+        self.options = options;
         self
     }
 
@@ -268,19 +279,47 @@ impl Deadline {
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<Stop>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Stop {
     stopped: AtomicBool,
+    /// What is to be told at once, each under a number of its own.
+    listeners: Mutex<Listeners>,
     #[cfg(feature = "cloud")]
     waiting: tokio::sync::Notify,
 }
 
+#[derive(Default)]
+struct Listeners {
+    next: u64,
+    all: Vec<(u64, Arc<dyn Fn() + Send + Sync>)>,
+}
+
 impl Cancel {
-    /// Stops the query: it returns within one decode step, or at once if it is waiting for the cloud.
+    /// Stops the query: it returns within one decode step, or at once if it is waiting for the cloud or its turn, or reading
+    /// the prompt.
     pub fn cancel(&self) {
         self.0.stopped.store(true, Ordering::Release);
+        // Called outside the lock: a listener may itself end listening.
+        let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).all.clone();
+        for (_, listener) in listeners {
+            listener();
+        }
         #[cfg(feature = "cloud")]
         self.0.waiting.notify_waiters();
+    }
+
+    /// Has `listener` called at every cancel, at once if there was one already, until the guard is dropped.
+    pub(crate) fn listen(&self, listener: Arc<dyn Fn() + Send + Sync>) -> Listening {
+        let mut listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = listeners.next;
+        listeners.next += 1;
+        listeners.all.push((number, Arc::clone(&listener)));
+        drop(listeners);
+        // Enlisted before the look at the flag: a cancel between the two is not missed.
+        if self.is_cancelled() {
+            listener();
+        }
+        Listening { cancel: self.clone(), number }
     }
 
     /// Ready once [`Cancel::cancel`] was called, before or during the wait.
@@ -312,6 +351,25 @@ impl Cancel {
             return Err(Error::new(ErrorKind::Cancelled, "the caller cancelled the request"));
         }
         Ok(())
+    }
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stop").field("stopped", &self.stopped).finish_non_exhaustive()
+    }
+}
+
+/// Ends listening when it is dropped; see [`Cancel::listen`].
+pub(crate) struct Listening {
+    cancel: Cancel,
+    number: u64,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut listeners = self.cancel.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.all.retain(|(number, _)| *number != self.number);
     }
 }
 

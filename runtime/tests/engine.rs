@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use common::{Expected, edit_manifest, engine, engine_of, library, toy};
+use margay::device::{EpPolicy, Outcome, Provider};
 use margay::policy::{Policy, Reason, Rule, Threshold, Verdict};
 use margay::{Bundle, Cancel, Deadline, DeviceOptions, Engine, ErrorKind, Finish, Message, Request, Token};
 
@@ -259,7 +260,11 @@ fn a_model_that_is_not_what_the_manifest_says_never_serves() {
         let folder = toy();
         edit_manifest(folder.path(), edit);
         let bundle = Bundle::open(folder.path()).unwrap();
-        let error = Engine::load(&bundle, DeviceOptions { library: Some(library()), threads: Some(1) }).unwrap_err();
+        let error = Engine::load(
+            &bundle,
+            DeviceOptions { library: Some(library()), threads: Some(1), ..DeviceOptions::default() },
+        )
+        .unwrap_err();
         assert_eq!(error.kind(), kind, "{name}: {error}");
     }
 }
@@ -272,7 +277,7 @@ fn files_that_are_intact_but_not_what_they_should_be_are_errors() {
             std::fs::write(folder.path().join(file), content).unwrap();
             common::relist(folder.path());
             let bundle = Bundle::open(folder.path()).unwrap();
-            let options = DeviceOptions { library: Some(library()), threads: Some(1) };
+            let options = DeviceOptions { library: Some(library()), threads: Some(1), ..DeviceOptions::default() };
             let error = Engine::load(&bundle, options).unwrap_err();
             assert_eq!(error.kind(), kind, "{file}: {error}");
         }
@@ -283,10 +288,45 @@ fn files_that_are_intact_but_not_what_they_should_be_are_errors() {
 fn the_report_says_what_runs() {
     let report = engine().report();
     assert_eq!(report.library, library().path());
-    assert_eq!(report.providers, ["CPUExecutionProvider"]);
+    assert_eq!(report.provider, Provider::Cpu);
+    assert_eq!(report.nodes, None, "not asked for");
+    assert_eq!((report.attempts.len(), &report.attempts[0].outcome), (1, &Outcome::InUse));
     assert!(report.library_build.contains("ORT Build Info"), "{}", report.library_build);
     assert!(report.canary_error <= TOLERANCE);
-    assert!(!report.canary.is_zero() && !report.load.is_zero());
+    assert!(!report.warm_up.is_zero() && !report.load.is_zero());
+    assert!(report.model_bytes > 400_000);
+    if cfg!(target_os = "linux") {
+        assert!(report.peak_rss.unwrap() > 10 << 20, "{report:?}");
+    }
+}
+
+#[test]
+fn a_provider_that_is_not_there_is_reported_and_only_fatal_if_required() {
+    let bundle = Bundle::open(common::fixtures().join("toy")).unwrap();
+    let load = |policy| {
+        let options = DeviceOptions {
+            threads: Some(1),
+            library: Some(library()),
+            providers: vec![Provider::OpenVino],
+            plugins: vec![(Provider::OpenVino, "/nowhere/libplugin.so".into())],
+            policy,
+            count_nodes: true,
+            ..DeviceOptions::default()
+        };
+        Engine::load(&bundle, options)
+    };
+    for policy in [EpPolicy::Prefer, EpPolicy::Auto] {
+        let report = load(policy).unwrap().report();
+        assert_eq!(report.provider, Provider::Cpu);
+        let dropped = report.attempts.iter().find(|attempt| attempt.provider == Provider::OpenVino).unwrap();
+        assert!(matches!(&dropped.outcome, Outcome::Dropped(why) if !why.is_empty()), "{dropped:?}");
+        assert_eq!(report.canary.is_some(), policy == EpPolicy::Auto);
+        // The toy's graph has 69 nodes before they are fused.
+        let nodes = report.nodes.unwrap();
+        assert!((10..69).contains(&nodes["CPUExecutionProvider"]), "{nodes:?}");
+        assert_eq!(nodes.len(), 1);
+    }
+    assert_eq!(load(EpPolicy::Require).unwrap_err().kind(), ErrorKind::Provider);
 }
 
 #[test]

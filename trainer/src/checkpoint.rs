@@ -1,5 +1,5 @@
-//! A model on disk, in the layout that Hugging Face transformers reads and writes: `config.json`, safetensors,
-//! `tokenizer.json` and how a conversation is put to it.
+//! A model on disk: in the layout that Hugging Face transformers reads and writes (`config.json`, safetensors,
+//! `tokenizer.json` and how a conversation is put to it), or as a GGUF file, which has all of these inside.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,25 @@ use crate::config::{self, WrittenConfig};
 use crate::conversation::Conversation;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::gguf::Gguf;
 use crate::model::CausalLm;
 use crate::parameters::{MatrixHook, Read};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{CONFIG, WEIGHTS, Weights, malformed};
 
-/// A checkpoint folder.
+/// A checkpoint: a folder, or a GGUF file.
 #[derive(Debug, Clone)]
-pub struct Checkpoint {
-    folder: PathBuf,
-    architecture: Architecture,
-    /// What `config.json` says ends a text.
-    stop_tokens: Vec<u32>,
+pub struct Checkpoint(Place);
+
+#[derive(Debug, Clone)]
+enum Place {
+    Folder {
+        folder: PathBuf,
+        architecture: Box<Architecture>,
+        /// What `config.json` says ends a text.
+        stop_tokens: Vec<u32>,
+    },
+    Gguf(Box<Gguf>),
 }
 
 impl Checkpoint {
@@ -44,34 +51,45 @@ impl Checkpoint {
         let json = serde_json::to_vec_pretty(&config).map_err(|e| malformed(&folder.join(CONFIG), &e.to_string()))?;
         write_atomically(&folder.join(TOKENIZER), tokenizer.to_json()?.as_bytes())?;
         write_atomically(&folder.join(CONFIG), &json)?;
-        let (folder, architecture) = (folder.to_owned(), architecture.clone());
-        Ok(Self { folder, architecture, stop_tokens: conversation.stop_tokens })
+        let (folder, architecture) = (folder.to_owned(), Box::new(architecture.clone()));
+        Ok(Self(Place::Folder { folder, architecture, stop_tokens: conversation.stop_tokens }))
     }
 
-    /// Opens a folder, ours or one of Hugging Face transformers': reads `config.json` and nothing else yet.
+    /// Opens a folder, ours or one of Hugging Face transformers', or a file that ends with `.gguf`: reads what the model is
+    /// made of, and no weights yet.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be read,
     /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint), naming file and field, when it is not a model we know.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join(CONFIG);
+    pub fn open(place: &Path) -> Result<Self> {
+        if Gguf::is_one(place) {
+            return Ok(Self(Place::Gguf(Box::new(Gguf::open(place)?))));
+        }
+        let path = place.join(CONFIG);
         let json = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
         let (architecture, stop_tokens) = config::parse(&json).map_err(|what| malformed(&path, &what))?;
-        Ok(Self { folder: folder.to_owned(), architecture, stop_tokens })
+        Ok(Self(Place::Folder { folder: place.to_owned(), architecture: Box::new(architecture), stop_tokens }))
     }
 
     /// What the model is made of.
     #[must_use]
     pub fn architecture(&self) -> &Architecture {
-        &self.architecture
+        match &self.0 {
+            Place::Folder { architecture, .. } => architecture,
+            Place::Gguf(file) => file.architecture(),
+        }
     }
 
     /// The tokenizer beside the weights.
     ///
     /// # Errors
-    /// [`ErrorKind::Tokenizer`](crate::ErrorKind::Tokenizer) when it cannot be read.
+    /// [`ErrorKind::Tokenizer`](crate::ErrorKind::Tokenizer) when it cannot be read,
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) when a GGUF file describes one that is not known here.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::open(&self.folder.join(TOKENIZER))
+        match &self.0 {
+            Place::Folder { folder, .. } => Tokenizer::open(&folder.join(TOKENIZER)),
+            Place::Gguf(file) => file.tokenizer(),
+        }
     }
 
     /// How a conversation is put to the model.
@@ -79,7 +97,10 @@ impl Checkpoint {
     /// # Errors
     /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) when a file is malformed or none says what ends an answer.
     pub fn conversation(&self, tokenizer: &Tokenizer) -> Result<Conversation> {
-        Conversation::open(&self.folder, tokenizer, &self.stop_tokens)
+        match &self.0 {
+            Place::Folder { folder, stop_tokens, .. } => Conversation::open(folder, tokenizer, stop_tokens),
+            Place::Gguf(file) => file.conversation(tokenizer),
+        }
     }
 
     /// The model, on a device.
@@ -98,7 +119,7 @@ impl Checkpoint {
     pub fn model_through(&self, device: &Device, through: MatrixHook<'_>) -> Result<CausalLm> {
         let weights = self.weights()?;
         let mut read = Read::new(&weights, device, through);
-        let model = CausalLm::assemble(&self.architecture, &mut read)?;
+        let model = CausalLm::assemble(self.architecture(), &mut read)?;
         read.finish()?;
         Ok(model)
     }
@@ -109,7 +130,10 @@ impl Checkpoint {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when a file cannot be opened,
     /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) when one is malformed.
     pub fn weights(&self) -> Result<Weights> {
-        Weights::open(&self.folder)
+        match &self.0 {
+            Place::Folder { folder, .. } => Weights::open(folder),
+            Place::Gguf(file) => Ok(Weights::gguf(Gguf::clone(file))),
+        }
     }
 }
 

@@ -58,21 +58,20 @@ struct NamedTemplate {
 impl Conversation {
     /// Reads `chat_template.jinja`, `tokenizer_config.json` and `generation_config.json`.
     ///
-    /// `config_stop_tokens` are `config.json`'s, which count where no generation configuration names any. A model
-    /// without a template was never taught to converse: its prompt is the bare text.
+    /// `config_stop_tokens` are `config.json`'s, which count where no generation configuration names any.
     pub(crate) fn open(folder: &Path, tokenizer: &Tokenizer, config_stop_tokens: &[u32]) -> Result<Self> {
         let path = folder.join(TOKENIZER_CONFIG);
         let config: TokenizerConfig = read(&path)?.unwrap_or_default();
         let special_tokens: BTreeMap<String, String> =
             SPECIAL_TOKENS.iter().filter_map(|&name| Some((name.to_owned(), text(config.rest.get(name)?)?))).collect();
         let template = match (read_text(&folder.join(TEMPLATE))?, config.chat_template) {
-            (Some(template), _) | (None, Some(Templates::One(template))) => template,
-            (None, Some(Templates::Named(templates))) => templates
-                .into_iter()
-                .find(|named| named.name == "default")
-                .map(|named| named.template)
-                .ok_or_else(|| malformed(&path, "chat_template: none of the templates is named `default`"))?,
-            (None, None) => bare(tokenizer)?,
+            (Some(template), _) | (None, Some(Templates::One(template))) => Some(template),
+            (None, Some(Templates::Named(templates))) => {
+                let default = templates.into_iter().find(|named| named.name == "default");
+                let missing = || malformed(&path, "chat_template: none of the templates is named `default`");
+                Some(default.ok_or_else(missing)?.template)
+            }
+            (None, None) => None,
         };
         let generation: GenerationConfig = read(&folder.join(GENERATION_CONFIG))?.unwrap_or_default();
         let configured = generation.eos_token_id.map_or_else(|| config_stop_tokens.to_vec(), Vec::from);
@@ -82,7 +81,18 @@ impl Conversation {
         if stop_tokens.is_empty() {
             return Err(malformed(&folder.join(GENERATION_CONFIG), "eos_token_id: no file says what ends an answer"));
         }
-        Ok(Self { chat_template: template, special_tokens, stop_tokens: stop_tokens.into_iter().collect() })
+        Self::new(template, special_tokens, stop_tokens, tokenizer)
+    }
+
+    /// A model without a template was never taught to converse: its prompt is the bare text.
+    pub(crate) fn new(
+        template: Option<String>,
+        special_tokens: BTreeMap<String, String>,
+        stop_tokens: BTreeSet<u32>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self> {
+        let chat_template = template.map_or_else(|| bare(tokenizer), Ok)?;
+        Ok(Self { chat_template, special_tokens, stop_tokens: stop_tokens.into_iter().collect() })
     }
 
     /// Writes what [`Conversation::open`] reads, but for the stop tokens, which are in `config.json`.

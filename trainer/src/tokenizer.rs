@@ -79,6 +79,11 @@ impl Tokenizer {
         Ok(Self::new(read.map_err(|e| failed(&format!("read the tokenizer {}", path.display()), e))?))
     }
 
+    /// Reads the content of a `tokenizer.json`.
+    pub(crate) fn parse(json: &str) -> Result<Self> {
+        Ok(Self::new(json.parse().map_err(|e| failed("assemble the tokenizer", e))?))
+    }
+
     fn new(inner: tokenizers::Tokenizer) -> Self {
         let id = |mark: &str| inner.token_to_id(mark);
         let marks = || Some(Marks { user: id(USER)?, assistant: id(ASSISTANT)?, end: id(END)? });

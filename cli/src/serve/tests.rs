@@ -57,7 +57,7 @@ fn toy() -> Arc<Engine> {
     static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| {
         let library = Locate::from_environment().find_or_fetch(&mut |_| {}).unwrap();
         let toy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/fixtures/toy");
-        let device = DeviceOptions { threads: Some(1), library: Some(library) };
+        let device = DeviceOptions { threads: Some(1), library: Some(library), ..DeviceOptions::default() };
         Arc::new(Engine::load(&Bundle::open(toy).unwrap(), device).unwrap())
     });
     Arc::clone(&ENGINE)

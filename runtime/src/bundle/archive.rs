@@ -1,5 +1,5 @@
 //! `.margay`: a bundle as one file. An uncompressed tar archive that has one form only: `manifest.json`, `manifest.sig` if
-//! there is one, the files in the manifest's order, every header as [`header`] makes it.
+//! there is one, the files in the manifest's order, every header fixed to the byte.
 //!
 //! So reading is comparing: after the manifest nothing is taken from the archive's own headers. ONNX Runtime reads
 //! weights by path, hence an archive is extracted, verified, before it is loaded; see [`Bundle::open`].
@@ -41,7 +41,10 @@ const BUFFER: usize = 1 << 18;
 pub fn pack(bundle: &Bundle, archive: &Path) -> Result<()> {
     let unwritable =
         |error| Error::new(ErrorKind::Io, format!("cannot write {}", archive.display())).with_source(error);
-    let mut staged = tempfile::NamedTempFile::new_in(durable::folder_of(archive)).map_err(unwritable)?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what the caller's mask takes away
+    let mut staged = builder.tempfile_in(durable::folder_of(archive)).map_err(unwritable)?;
     let mut out = BufWriter::with_capacity(BUFFER, staged.as_file_mut());
     let small =
         [Some((MANIFEST_FILE, &bundle.head.manifest)), bundle.head.signatures.as_ref().map(|s| (SIGNATURE_FILE, s))];
@@ -51,7 +54,7 @@ pub fn pack(bundle: &Bundle, archive: &Path) -> Result<()> {
         out.write_all(content).map_err(unwritable)?;
         out.write_all(padding(size)).map_err(unwritable)?;
     }
-    for entry in &bundle.manifest.files {
+    for entry in &bundle.head.manifest()?.files {
         out.write_all(&header(&entry.path, entry.size)?).map_err(unwritable)?;
         let path = bundle.root.join(&entry.path);
         let file = File::open(&path).map_err(|error| unreadable(&path, error))?;
@@ -119,7 +122,7 @@ impl Bundle {
     pub(crate) fn copy_to(&self, folder: &Path) -> Result<()> {
         let staged = Staged::beside(folder)?;
         staged.write_head(&self.head)?;
-        for entry in &self.manifest.files {
+        for entry in &self.head.manifest()?.files {
             let path = self.root.join(&entry.path);
             let file = File::open(&path).map_err(|error| unreadable(&path, error))?;
             staged.write(entry, file, |error| unreadable(&path, error))?;

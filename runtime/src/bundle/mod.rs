@@ -227,7 +227,12 @@ impl Head {
         if options.require_signature {
             signature::require(&options.trusted_keys, &signers)?;
         }
-        Ok((Manifest::parse(&self.manifest)?, signers))
+        Ok((self.manifest()?, signers))
+    }
+
+    /// The whole manifest, also of a bundle that is seen as one of its variants.
+    fn manifest(&self) -> Result<Manifest> {
+        Manifest::parse(&self.manifest)
     }
 }
 

@@ -157,14 +157,16 @@ impl CloudClient {
 
     fn question(&self, request: &Request, vault: &Vault, streamed: bool) -> Result<Question> {
         let key = request.idempotency_key.clone().unwrap_or_else(|| self.random.key());
-        let header = HeaderValue::try_from(&key).ok().filter(|_| !key.is_empty() && key.len() <= MAX_KEY);
+        let fits = key.is_ascii() && !key.is_empty() && key.len() <= MAX_KEY;
+        let header = HeaderValue::try_from(&key).ok().filter(|_| fits);
         let header = header.ok_or_else(|| {
             let message = format!("the idempotency key is not 1 to {MAX_KEY} printable ASCII characters");
             Error::new(ErrorKind::InvalidRequest, message)
         })?;
         let body = self.dialect.encode(&self.model, request, streamed)?;
         let url = self.dialect.url(&self.endpoint, &self.model, streamed);
-        Ok(Question { url, body, key, header, redactions: vault.counts().clone() })
+        let said = request.messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n");
+        Ok(Question { url, body, said, key, header, redactions: vault.counts().clone() })
     }
 
     /// Attempts until one succeeds, is not worth repeating, or the next would begin after the deadline.
@@ -280,7 +282,7 @@ impl CloudClient {
         let response = post.send().await.map_err(|error| failure::before_answer(error, &self.endpoint))?;
         match response.status() {
             StatusCode::OK => Ok(response),
-            _ => Err(self.refused(response, token.as_ref()).await),
+            _ => Err(self.refused(response, token.as_ref(), question).await),
         }
     }
 
@@ -373,7 +375,7 @@ impl CloudClient {
     }
 
     /// What an answer other than 200 means; as much of its explanation as is there and bearable.
-    async fn refused(&self, mut response: Response, token: Option<&Token>) -> Failure {
+    async fn refused(&self, mut response: Response, token: Option<&Token>, question: &Question) -> Failure {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let mut body = Vec::new();
@@ -383,7 +385,7 @@ impl CloudClient {
                 break;
             }
         }
-        let said = dialect::refusal(&body);
+        let said = dialect::refusal(&body).map(|said| dialect::unquoted(&said, &question.said));
         let said = said.map(|said| token.map_or_else(|| said.clone(), |token| token.redact(&said)));
         Failure {
             error: failure::refused(status, &self.endpoint, said.as_deref()),
@@ -423,6 +425,8 @@ impl fmt::Debug for CloudClient {
 struct Question {
     url: Url,
     body: Vec<u8>,
+    /// The texts in the body: what a server may quote in its complaints, and we must not.
+    said: String,
     key: String,
     header: HeaderValue,
     redactions: BTreeMap<String, u64>,

@@ -23,6 +23,9 @@ use crate::tool::ToolCall;
 /// Longest excerpt of a server's error message that goes into ours, in characters.
 const MAX_EXCERPT: usize = 200;
 
+/// Characters in a row that, found in prompt and complaint alike, are a quotation.
+const QUOTE: usize = 12;
+
 /// Most functions that one answer may ask for.
 const MAX_TOOL_CALLS: usize = 128;
 
@@ -188,7 +191,9 @@ impl Complaint {
             Some(400..=499) => ErrorKind::Rejected,
             _ => ErrorKind::Server,
         });
-        Error::new(kind, format!("the cloud broke off: {}", excerpt(&self.message)))
+        // Its words are left out: here nobody knows what of them is a quotation of the prompt.
+        let word = self.r#type.or(self.status).unwrap_or_else(|| "without a reason".into());
+        Error::new(kind, format!("the cloud broke off: {}", excerpt(&word)))
     }
 }
 
@@ -196,6 +201,30 @@ impl Complaint {
 pub(super) fn refusal(body: &[u8]) -> Option<String> {
     let Refusal { error } = serde_json::from_slice(body).ok()?;
     Some(excerpt(&error.message))
+}
+
+/// `said` without what it quotes of `prompt`: servers do repeat what they complain about, and complaints end up in logs.
+pub(super) fn unquoted(said: &str, prompt: &str) -> String {
+    let characters: Vec<char> = said.chars().collect();
+    let mut kept = String::new();
+    let (mut at, mut quoting) = (0, false);
+    while let Some(character) = characters.get(at) {
+        let quotes = |length: usize| {
+            let part = characters.get(at..at + length).map(|part| part.iter().collect::<String>());
+            part.is_some_and(|part| prompt.contains(&part))
+        };
+        if quotes(QUOTE) {
+            let longest = (QUOTE..=characters.len() - at).take_while(|length| quotes(*length)).last().unwrap_or(QUOTE);
+            if !quoting {
+                kept.push_str("[...]");
+            }
+            (at, quoting) = (at + longest, true);
+        } else {
+            kept.push(*character);
+            (at, quoting) = (at + 1, false);
+        }
+    }
+    kept
 }
 
 fn excerpt(message: &str) -> String {

@@ -29,8 +29,6 @@ pub(super) struct Schema {
     pub(super) outbox: Option<OutboxSection>,
     pub(super) cache: Option<CacheSection>,
     pub(super) connectivity: Option<ConnectivitySection>,
-    #[serde(default)]
-    pub(super) telemetry: TelemetrySection,
 }
 
 /// `[device]`
@@ -356,15 +354,6 @@ pub struct ConnectivitySection {
     /// How long a failed attempt is believed.
     #[serde(deserialize_with = "duration")]
     pub pause: Duration,
-}
-
-/// `[telemetry]`
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct TelemetrySection {
-    /// Where the command line sends spans and metrics (OTLP over HTTP).
-    pub otlp_endpoint: Option<String>,
 }
 
 fn ten_seconds() -> Duration {

@@ -1,82 +1,59 @@
-//! The device's half: a bundle loaded on ONNX Runtime, and greedy generation with its confidence signals.
+//! The device's half: a bundle loaded on ONNX Runtime, what it answers, and how sure it is.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::bundle::Bundle;
 use crate::bundle::digest::ModelDigest;
 use crate::bundle::manifest::{Canary, Manifest};
+use crate::bundle::{Bundle, POLICY_FILE};
 use crate::device::library::{Library, Locate};
+use crate::device::{
+    DeviceOptions, Provider, Report, Running, Settings, choose_provider, count_nodes, peak_rss, profile_prefix, session,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{Message, Request};
 
+mod choose;
 mod generation;
 mod golden;
+#[cfg_attr(not(feature = "constrained"), path = "no_guide.rs")]
+mod guide;
+mod interrupt;
+mod options;
+mod prefix;
 mod prompt;
+mod queue;
+mod sampling;
 mod scoring;
+mod sequence;
 mod session;
+mod stop;
 
+pub use choose::{Choice, ChooseOptions, MAX_CHOICES, Normalise, ScoredAnswer};
 pub use generation::{Finish, Generation, Timings, Token};
 pub use golden::GoldenReport;
-use prompt::PromptFormat;
-use session::Decoder;
+pub use options::{
+    Constraint, GenerateOptions, MAX_CONSTRAINT_BYTES, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, Overflow, Sampling,
+};
 
-/// How often a request that waits for its turn looks whether it was cancelled.
-const CANCEL_POLL: Duration = Duration::from_millis(10);
+use guide::Guides;
+use interrupt::Interrupt;
+use prefix::PrefixCache;
+use prompt::PromptFormat;
+use queue::Queue;
+use sequence::Sequence;
+use session::Decoder;
 
 /// A loaded model that answers requests, one at a time, from any thread.
 ///
-/// ```no_run
-/// use margay::{Bundle, DeviceOptions, Engine, Request};
-/// use std::ops::ControlFlow;
-///
-/// let bundle = Bundle::open("model.bundle")?;
-/// let engine = Engine::load(&bundle, DeviceOptions::default())?;
-/// let policy = bundle.policy().map(|calibrated| &calibrated.policy);
-/// let generation = engine.generate(&Request::user("wake me at six"), policy, &mut |token| {
-///     print!("{}", token.text);
-///     ControlFlow::Continue(())
-/// })?;
-/// println!("\n{:?} because {:?}", generation.finish, generation.decision);
-/// # Ok::<(), margay::Error>(())
-/// ```
+/// The crate's front page shows it at work.
 pub struct Engine {
     manifest: Manifest,
     digest: ModelDigest,
     prompt: PromptFormat,
-    /// Absent while a request has it.
-    decoder: Mutex<Option<Decoder>>,
-    turn: Condvar,
+    guides: Guides,
+    queue: Queue,
     report: Report,
-}
-
-/// What the model may use of the device.
-#[derive(Debug, Clone, Default)]
-pub struct DeviceOptions {
-    /// Threads that compute one step; `None` is one for each core.
-    pub threads: Option<usize>,
-    /// ONNX Runtime; `None` is the one already loaded, else the one that [`Locate::find`] finds.
-    pub library: Option<Library>,
-}
-
-/// How the model was loaded.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Report {
-    /// Path of ONNX Runtime's library.
-    pub library: PathBuf,
-    /// ONNX Runtime's description of its own build.
-    pub library_build: &'static str,
-    /// Names of the execution providers that the session was given, in order.
-    pub providers: Vec<&'static str>,
-    /// Time to read the tokenizer, compile the template and build the session.
-    pub load: Duration,
-    /// Time for the canary, which is also what warms the session up.
-    pub canary: Duration,
-    /// Largest difference between the canary's logits and the manifest's.
-    pub canary_error: f32,
 }
 
 impl Engine {
@@ -85,48 +62,66 @@ impl Engine {
     ///
     /// # Errors
     /// [`ErrorKind::Library`] if ONNX Runtime is missing; [`ErrorKind::Bundle`] if the graph, tokenizer or template
-    /// is not what the manifest says; [`ErrorKind::Inference`] if the graph does not run or the canary differs.
+    /// is not what the manifest says; [`ErrorKind::Inference`] if the graph does not run or the canary differs;
+    /// [`ErrorKind::Provider`] if a required execution provider does not run it; [`ErrorKind::Memory`] if the model is larger
+    /// than may be.
     pub fn load(bundle: &Bundle, options: DeviceOptions) -> Result<Self> {
         let started = Instant::now();
-        let library = match options.library.or_else(Library::loaded) {
+        let library = match options.library.clone().or_else(Library::loaded) {
             Some(library) => library,
             None => Locate::from_environment().find()?,
         };
         let environment = library.environment()?;
+        let settings = Settings::of(&options)?;
         let manifest = bundle.manifest().clone();
-        let threads = match options.threads {
-            Some(0) => return Err(Error::new(ErrorKind::InvalidRequest, "a model cannot run on 0 threads")),
-            Some(threads) => threads,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
-        };
+        let memory = Memory::share(&manifest, &options)?;
         let prompt = PromptFormat::load(&bundle.tokenizer(), &manifest.prompt, manifest.model.vocabulary_size)?;
-        let mut decoder = Decoder::load(&environment, &bundle.graph(), &manifest.model, threads)?;
-        let load = started.elapsed();
-        let started = Instant::now();
-        let canary_error = check_canary(&mut decoder, &manifest.canary)?;
+        let prepared = started.elapsed();
+
+        let (provider, running, attempts) = choose_provider(&options, |provider, measure| {
+            let started = Instant::now();
+            let counted = options.count_nodes || provider != Provider::Cpu;
+            let profile = counted.then(profile_prefix);
+            let session = session(&environment, &bundle.graph(), provider, &settings, profile.as_deref())?;
+            let mut decoder = Decoder::new(session, &manifest.model, memory.key_values)?;
+            let load = prepared + started.elapsed();
+            let started = Instant::now();
+            let checked = check_canary(&mut decoder, &manifest.canary);
+            let warm_up = started.elapsed();
+            // Before the canary's own error is looked at: the profile's file must not stay behind.
+            let nodes = counted.then(|| count_nodes(decoder.session())).transpose();
+            let (canary_error, nodes) = (checked?, nodes?);
+            let started = Instant::now();
+            let canary = measure.then(|| check_canary(&mut decoder, &manifest.canary)).transpose()?;
+            let canary = canary.map(|_| started.elapsed());
+            Ok(Running { model: decoder, load, warm_up, canary, canary_error, nodes })
+        })?;
+        let Running { model: decoder, load, warm_up, canary, canary_error, nodes } = running;
         let report = Report {
             library: library.path().to_owned(),
             library_build: ort::info(),
-            providers: vec!["CPUExecutionProvider"],
+            provider,
+            nodes,
+            attempts,
+            threads: settings.threads,
             load,
-            canary: started.elapsed(),
+            warm_up,
+            canary,
             canary_error,
+            model_bytes: memory.model,
+            peak_rss: peak_rss(),
         };
-        tracing::info!(name = manifest.name, ?report.load, ?report.canary, report.canary_error, "loaded a model");
-        Ok(Self {
-            digest: *bundle.model_digest(),
-            manifest,
-            prompt,
-            decoder: Mutex::new(Some(decoder)),
-            turn: Condvar::new(),
-            report,
-        })
+        tracing::info!(name = manifest.name, %provider, ?load, ?warm_up, canary_error, "loaded a model");
+        let guides = Guides::new(&bundle.tokenizer(), manifest.model.vocabulary_size, &manifest.prompt.stop_tokens);
+        let sequence = Sequence::new(decoder, PrefixCache::new(memory.prefixes), manifest.model.context_length);
+        let digest = *bundle.model_digest();
+        Ok(Self { manifest, digest, prompt, guides, queue: Queue::new(sequence, options.queue), report })
     }
 
-    /// How the model was loaded, and on what.
+    /// How the model was loaded, on what it runs, and how much memory the process has taken so far.
     #[must_use]
-    pub fn report(&self) -> &Report {
-        &self.report
+    pub fn report(&self) -> Report {
+        Report { peak_rss: peak_rss(), ..self.report.clone() }
     }
 
     /// The manifest of the bundle that was loaded.
@@ -141,25 +136,38 @@ impl Engine {
         &self.digest
     }
 
+    /// How many requests are waiting for their turn.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.waiting()
+    }
+
     /// The ids that the model is given for `messages`: the chat template's text, tokenized.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidRequest`] if the template refuses the conversation.
     pub fn encode_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        self.prompt.encode(messages)
+        self.prompt.encode_text(&self.prompt.render(messages)?)
     }
 
-    /// Logits after the last of `ids`, computed in one call, `[vocabulary]`.
+    /// The ids of `text` as it is: no template, no special tokens but those that it spells.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidRequest`] if the tokenizer refuses it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.prompt.encode_text(text)
+    }
+
+    /// Logits after the last of `ids`, computed in one call, `[vocabulary]`. Nothing of earlier prompts is used.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidRequest`] if `ids` is empty or has an id outside the vocabulary;
     /// [`ErrorKind::ContextOverflow`]; [`ErrorKind::Inference`].
     pub fn logits(&self, ids: &[u32]) -> Result<Vec<f32>> {
-        self.check_ids(ids)?;
-        let mut turn = self.turn(None)?;
-        let decoder = turn.decoder()?;
-        decoder.start(ids.len())?;
-        Ok(decoder.append(ids)?.to_vec())
+        self.check_not_empty(ids)?;
+        self.check_fits(ids.len())?;
+        let mut turn = self.queue.turn(None)?;
+        Ok(turn.sequence()?.read(ids, 0, Interrupt::never()?.run())?.to_vec())
     }
 
     /// Logits after each of `ids`, fed one by one through the key-value cache, `[ids][vocabulary]`.
@@ -167,18 +175,31 @@ impl Engine {
     /// # Errors
     /// As [`Engine::logits`].
     pub fn decode_logits(&self, ids: &[u32]) -> Result<Vec<Vec<f32>>> {
-        self.check_ids(ids)?;
-        let mut turn = self.turn(None)?;
-        let decoder = turn.decoder()?;
-        decoder.start(ids.len())?;
-        ids.iter().map(|id| Ok(decoder.append(&[*id])?.to_vec())).collect()
+        self.check_not_empty(ids)?;
+        self.check_fits(ids.len())?;
+        let mut turn = self.queue.turn(None)?;
+        let sequence = turn.sequence()?;
+        let interrupt = Interrupt::never()?;
+        let mut all = vec![sequence.read(&ids[..1], ids.len() - 1, interrupt.run())?.to_vec()];
+        for id in &ids[1..] {
+            all.push(sequence.append(*id, Overflow::Error, &mut 0, interrupt.run())?.to_vec());
+        }
+        Ok(all)
     }
 
-    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+    /// The prompt's text: through the template, or as the messages have it.
+    fn prompt_text(&self, request: &Request) -> Result<String> {
+        if request.options.raw_prompt {
+            return Ok(request.messages.iter().map(|message| message.content.as_str()).collect());
+        }
+        self.prompt.render(&request.messages)
+    }
+
+    fn check_not_empty(&self, ids: &[u32]) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::new(ErrorKind::InvalidRequest, "there are no ids to compute logits for"));
         }
-        self.check_fits(ids.len())
+        Ok(())
     }
 
     fn check_fits(&self, tokens: usize) -> Result<()> {
@@ -188,21 +209,6 @@ impl Engine {
             return Err(Error::new(ErrorKind::ContextOverflow, message));
         }
         Ok(())
-    }
-
-    /// Waits for the decoder, for as long as `request` may.
-    fn turn(&self, request: Option<&Request>) -> Result<Turn<'_>> {
-        let mut slot = self.decoder.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            request.map_or(Ok(()), Request::check)?;
-            if let Some(decoder) = slot.take() {
-                return Ok(Turn { engine: self, decoder: Some(decoder) });
-            }
-            let patience = request
-                .and_then(|request| request.deadline.remaining())
-                .map_or(CANCEL_POLL, |remaining| remaining.min(CANCEL_POLL));
-            slot = self.turn.wait_timeout(slot, patience).unwrap_or_else(PoisonError::into_inner).0;
-        }
     }
 }
 
@@ -215,29 +221,40 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// The right to use the decoder; gives it back however the request ends, even when a callback panics.
-struct Turn<'a> {
-    engine: &'a Engine,
-    decoder: Option<Decoder>,
+/// How the memory that the engine may use is shared out, in bytes.
+struct Memory {
+    /// Graph and weights.
+    model: u64,
+    /// The sequence's keys and values, at most.
+    key_values: u64,
+    /// Those of earlier prompts, at most.
+    prefixes: Option<usize>,
 }
 
-impl Turn<'_> {
-    fn decoder(&mut self) -> Result<&mut Decoder> {
-        self.decoder.as_mut().ok_or_else(|| Error::new(ErrorKind::Inference, "the decoder was given back already"))
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *self.engine.decoder.lock().unwrap_or_else(PoisonError::into_inner) = self.decoder.take();
-        self.engine.turn.notify_one();
+impl Memory {
+    fn share(manifest: &Manifest, options: &DeviceOptions) -> Result<Self> {
+        let not_mapped = [manifest.model.tokenizer.as_str(), POLICY_FILE];
+        let files = manifest.files.iter().filter(|file| !not_mapped.contains(&file.path.as_str()));
+        let model: u64 = files.map(|file| file.size).sum();
+        let Some(cap) = options.memory_cap else {
+            return Ok(Self { model, key_values: u64::MAX, prefixes: options.prefix_cache });
+        };
+        let left = cap.checked_sub(model).ok_or_else(|| {
+            Error::new(ErrorKind::Memory, format!("a model of {model} bytes does not fit the cap of {cap} bytes"))
+        })?;
+        // Half for what is asked now, at least.
+        let half = usize::try_from(left / 2).unwrap_or(usize::MAX);
+        let prefixes = options.prefix_cache.map(|bytes| bytes.min(half));
+        Ok(Self { model, key_values: left - prefixes.unwrap_or(0) as u64, prefixes })
     }
 }
 
 /// Decodes the canary greedily and returns the largest difference from its logits.
 fn check_canary(decoder: &mut Decoder, canary: &Canary) -> Result<f32> {
-    decoder.start(canary.prompt.len() + canary.continuation.len())?;
-    let mut logits = decoder.append(&canary.prompt)?;
+    let never = Interrupt::never()?;
+    decoder.truncate(0)?;
+    decoder.reserve(canary.prompt.len() + canary.continuation.len())?;
+    let mut logits = decoder.append(&canary.prompt, never.run())?;
     let error = largest_difference(logits, &canary.logits);
     if error.is_nan() || error > canary.tolerance {
         let message = format!("the canary's logits differ by {error}, more than {}", canary.tolerance);
@@ -249,7 +266,7 @@ fn check_canary(decoder: &mut Decoder, canary: &Canary) -> Result<f32> {
             let message = format!("the canary's token {position} is {id} instead of {expected}");
             return Err(Error::new(ErrorKind::Inference, message));
         }
-        logits = decoder.append(&[id])?;
+        logits = decoder.append(&[id], never.run())?;
     }
     Ok(error)
 }

@@ -37,18 +37,25 @@ impl PromptFormat {
         Ok(Self { tokenizer, template: ChatTemplate::compile(prompt)? })
     }
 
-    /// The prompt's ids: the conversation through the template, and an opening for the answer.
-    pub(super) fn encode(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        // The template writes special tokens itself.
-        self.encode_text(&self.template.render(messages)?)
+    /// The prompt's text: the conversation through the template, and an opening for the answer.
+    pub(super) fn render(&self, messages: &[Message]) -> Result<String> {
+        self.template.render(messages)
     }
 
     /// The ids of a text as it stands.
     pub(super) fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        // The template writes special tokens itself.
         let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| {
             Error::new(ErrorKind::InvalidRequest, "the prompt cannot be tokenized").with_source(error)
         })?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of an `answer` to the prompt of this `text` and these ids: what follows them in the ids of both texts together,
+    /// or, if those do not begin with the prompt's, the ids of the answer alone.
+    pub(super) fn encode_continuation(&self, text: &str, prompt: &[u32], answer: &str) -> Result<Vec<u32>> {
+        let mut both = self.encode_text(&format!("{text}{answer}"))?;
+        if both.starts_with(prompt) { Ok(both.split_off(prompt.len())) } else { self.encode_text(answer) }
     }
 
     /// The text of an answer; special tokens have none.

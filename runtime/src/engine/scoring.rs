@@ -4,6 +4,8 @@ use margay_policy::TokenSignals;
 
 use super::Engine;
 use super::generation::not_a_distribution;
+use super::interrupt::Interrupt;
+use super::options::Overflow;
 use crate::error::Result;
 
 /// Logits that exist at once while a text is scored: 32 MB of them.
@@ -18,20 +20,23 @@ impl Engine {
     /// # Errors
     /// As [`Engine::logits`].
     pub fn log_probabilities(&self, ids: &[u32]) -> Result<Vec<f32>> {
-        self.check_ids(ids)?;
+        self.check_not_empty(ids)?;
+        self.check_fits(ids.len())?;
         let (contexts, targets) = (&ids[..ids.len() - 1], &ids[1..]);
-        let mut turn = self.turn(None)?;
-        let decoder = turn.decoder()?;
-        decoder.start(ids.len())?;
+        let mut turn = self.queue.turn(None)?;
+        let sequence = turn.sequence()?;
+        let interrupt = Interrupt::never()?;
+        sequence.begin(ids.len())?;
         let mut scores = Vec::with_capacity(targets.len());
         if self.manifest.model.scoring {
             let piece = (SCORED_LOGITS / self.manifest.model.vocabulary_size).max(1);
             for (contexts, targets) in contexts.chunks(piece).zip(targets.chunks(piece)) {
-                scores.extend(decoder.score(contexts, targets)?);
+                scores.extend(sequence.score(contexts, targets, interrupt.run())?);
             }
         } else {
             for (id, target) in contexts.iter().zip(targets) {
-                let signals = TokenSignals::from_logits(decoder.append(&[*id])?, *target as usize);
+                let logits = sequence.append(*id, Overflow::Error, &mut 0, interrupt.run())?;
+                let signals = TokenSignals::from_logits(logits, *target as usize);
                 scores.push(signals.map_err(not_a_distribution)?.log_probability);
             }
         }

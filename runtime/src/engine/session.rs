@@ -1,12 +1,10 @@
 //! One sequence on ONNX Runtime: the session, its inputs and outputs, and the key-value cache.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::ops::Range;
 
-use ort::environment::Environment;
 use ort::memory::Allocator;
-use ort::session::builder::GraphOptimizationLevel;
-use ort::session::{IoBinding, Session, SessionInputValue};
+use ort::session::{IoBinding, RunOptions, Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, Tensor, TensorElementType, ValueType};
 
 use crate::bundle::manifest::{Model, Operators};
@@ -25,16 +23,32 @@ pub(super) struct Decoder {
     /// Tokens that the cache has room for.
     capacity: usize,
     /// Tokens that it holds.
-    length: usize,
+    tokens: Vec<u32>,
+    /// Most bytes that the cache may take.
+    cache_limit: u64,
 }
 
-/// Where key-values are between two steps.
+/// Where key-values are between two steps: of every layer the keys, then the values.
 enum Cache {
     /// `past_key_values.*` and `present.*` are bound to the same buffer, which GroupQueryAttention then extends in place
-    /// instead of copying. The attention mask's length says how much of the buffer is in use.
-    Shared(Box<IoBinding>),
-    /// What the last step gave as `present.*`, in the order of [`Dimensions::caches`].
+    /// instead of copying. The attention mask's length says how much of the buffer is in use, so a sequence is cut back by
+    /// forgetting its last tokens: what lies behind them is not read, and overwritten by what comes next.
+    Shared(Box<Bound>),
+    /// What the last step gave as `present.*`, each `[1, heads, tokens, head size]`.
     Grown(Vec<DynValue>),
+}
+
+struct Bound {
+    binding: IoBinding,
+    /// `[1, heads, capacity, head size]` each.
+    buffers: Vec<Tensor<f32>>,
+    /// `input_ids` of a single token, and whether it is what is bound.
+    token: Tensor<i64>,
+    token_bound: bool,
+    /// No targets and what is said of them, and whether that is what is bound.
+    no_targets: Tensor<i64>,
+    no_scores: Tensor<f32>,
+    no_targets_bound: bool,
 }
 
 struct Dimensions {
@@ -46,20 +60,16 @@ struct Dimensions {
     scoring: bool,
 }
 
+/// The keys and values of the first tokens of a sequence, set aside.
+pub(super) struct Snapshot {
+    tokens: Vec<u32>,
+    /// As the cache has them, without the room behind.
+    values: Vec<f32>,
+}
+
 impl Decoder {
-    /// Loads the graph by its path: ONNX Runtime maps the weights that lie beside it.
-    pub(super) fn load(environment: &Environment, graph: &Path, model: &Model, threads: usize) -> Result<Self> {
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Error::new(ErrorKind::Inference, format!("ONNX Runtime does not take {}", graph.display()))
-                .with_source(error)
-        };
-        let mut builder = Session::builder(environment)
-            .map_err(|error| failed(error.into()))?
-            .with_optimization_level(GraphOptimizationLevel::Level3)
-            .map_err(|error| failed(error.to_string().into()))?
-            .with_intra_threads(threads)
-            .map_err(|error| failed(error.to_string().into()))?;
-        let session = builder.commit_from_file(graph).map_err(|error| failed(error.into()))?;
+    /// Prepares `session` for a first sequence, whose cache never takes more than `cache_limit` bytes.
+    pub(super) fn new(session: Session, model: &Model, cache_limit: u64) -> Result<Self> {
         let dimensions = Dimensions {
             vocabulary: model.vocabulary_size,
             context: model.context_length,
@@ -70,25 +80,68 @@ impl Decoder {
         };
         dimensions.check(&session)?;
         let cache = match model.operators {
-            Operators::Fused => Cache::Shared(Box::new(session.create_binding().map_err(inference)?)),
-            Operators::Standard => Cache::Grown(vec![]),
+            Operators::Fused => Cache::Shared(Box::new(Bound::new(session.create_binding().map_err(inference)?)?)),
+            Operators::Standard => Cache::Grown(dimensions.empty()?),
         };
         let logits = Tensor::new(&Allocator::default(), [1, 1, dimensions.vocabulary]).map_err(inference)?;
-        let mut decoder = Self { session, dimensions, cache, logits, capacity: 0, length: 0 };
-        decoder.make_room(CAPACITY_STEP)?;
+        let mut decoder = Self { session, dimensions, cache, logits, capacity: 0, tokens: Vec::new(), cache_limit };
+        decoder.reserve(CAPACITY_STEP.min(decoder.dimensions.context))?;
         Ok(decoder)
     }
 
-    /// Forgets the sequence and makes room for another of up to `tokens` tokens.
-    pub(super) fn start(&mut self, tokens: usize) -> Result<()> {
-        self.length = 0;
-        let grows = matches!(self.cache, Cache::Grown(_));
-        if grows || tokens > self.capacity { self.make_room(tokens) } else { Ok(()) }
+    /// The session, to end its profile.
+    pub(super) fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// The tokens of the sequence so far.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Cuts the sequence back to its first `length` tokens.
+    pub(super) fn truncate(&mut self, length: usize) -> Result<()> {
+        if length >= self.tokens.len() {
+            return Ok(());
+        }
+        if matches!(self.cache, Cache::Grown(_)) {
+            let kept = self.save(length)?;
+            return self.restore(&kept, length);
+        }
+        self.tokens.truncate(length);
+        Ok(())
+    }
+
+    /// Makes room for a sequence of up to `tokens` tokens, with what it has now.
+    pub(super) fn reserve(&mut self, tokens: usize) -> Result<()> {
+        if tokens <= self.capacity {
+            return Ok(());
+        }
+        let most = usize::try_from(self.cache_limit / self.dimensions.bytes_per_token()).unwrap_or(usize::MAX);
+        if tokens > most {
+            let message = format!("a sequence of {tokens} tokens needs more memory than is allowed: room for {most}");
+            return Err(Error::new(ErrorKind::Memory, message));
+        }
+        let capacity = tokens.next_multiple_of(CAPACITY_STEP).min(self.dimensions.context).max(tokens).min(most);
+        if let Cache::Grown(_) = self.cache {
+            self.capacity = capacity;
+            return Ok(());
+        }
+        let kept = self.save(self.tokens.len())?;
+        self.tokens.clear();
+        self.capacity = 0;
+        if let Cache::Shared(bound) = &mut self.cache {
+            bound.bind(&self.dimensions, &mut self.logits, capacity)?;
+        }
+        self.capacity = capacity;
+        self.restore(&kept, kept.tokens.len())
     }
 
     /// Appends `ids` to the sequence and returns the logits after the last of them, `[vocabulary]`.
-    pub(super) fn append(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        self.step(ids, &[])?;
+    ///
+    /// `run` can end the computation from another thread; the sequence is then as it was.
+    pub(super) fn append(&mut self, ids: &[u32], run: &RunOptions) -> Result<&[f32]> {
+        self.step(ids, &[], run)?;
         let (_, logits) = self.logits.try_extract_tensor::<f32>().map_err(inference)?;
         Ok(logits)
     }
@@ -97,88 +150,190 @@ impl Decoder {
     /// the one before after the id before, and so on.
     ///
     /// Only for a graph that scores. Logits of as many positions as there are targets exist at once inside of it.
-    pub(super) fn score(&mut self, ids: &[u32], targets: &[u32]) -> Result<Vec<f32>> {
-        let scores = self.step(ids, targets)?;
+    pub(super) fn score(&mut self, ids: &[u32], targets: &[u32], run: &RunOptions) -> Result<Vec<f32>> {
+        let Some(scores) = self.step(ids, targets, run)? else { return Ok(Vec::new()) };
         let (_, scores) = scores.try_extract_tensor::<f32>().map_err(inference)?;
         Ok(scores.to_vec())
     }
 
-    /// One run of the graph. Returns what it says of the targets.
-    fn step(&mut self, ids: &[u32], targets: &[u32]) -> Result<Tensor<f32>> {
-        let length = self.length + ids.len();
+    /// One run of the graph. Returns what it says of the targets, if there are any.
+    fn step(&mut self, ids: &[u32], targets: &[u32], run: &RunOptions) -> Result<Option<Tensor<f32>>> {
+        let (held, length) = (self.tokens.len(), self.tokens.len() + ids.len());
         if ids.is_empty() || length > self.capacity || targets.len() > ids.len() {
-            let message =
-                format!("{} tokens do not fit a cache for {} that holds {}", ids.len(), self.capacity, self.length);
+            let message = format!("{} tokens do not fit a cache for {} that holds {held}", ids.len(), self.capacity);
             return Err(Error::new(ErrorKind::Inference, message));
         }
         if let Some(id) = ids.iter().chain(targets).find(|id| **id as usize >= self.dimensions.vocabulary) {
             let message = format!("id {id} is outside the vocabulary of {}", self.dimensions.vocabulary);
             return Err(Error::new(ErrorKind::InvalidRequest, message));
         }
-        let input_ids = row(ids)?;
         let mask = Tensor::from_array(([1, length], vec![1_i64; length])).map_err(inference)?;
-        let mut scores = Tensor::new(&Allocator::default(), [1, targets.len()]).map_err(inference)?;
+        let mut scores = None;
         match &mut self.cache {
-            Cache::Shared(binding) => {
-                binding.bind_input("input_ids", &input_ids).map_err(inference)?;
-                binding.bind_input("attention_mask", &mask).map_err(inference)?;
+            Cache::Shared(bound) => {
+                bound.bind_ids(ids)?;
+                bound.binding.bind_input("attention_mask", &mask).map_err(inference)?;
                 if self.dimensions.scoring {
-                    binding.bind_input("targets", &row(targets)?).map_err(inference)?;
-                    binding.bind_output("log_probabilities", &mut scores).map_err(inference)?;
+                    scores = bound.bind_targets(targets)?;
                 }
-                self.session.run_binding(binding).map_err(inference)?;
+                self.session.run_binding_with_options(&bound.binding, run).map_err(inference)?;
             }
             Cache::Grown(past) => {
                 let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> =
-                    vec![("input_ids".into(), input_ids.into()), ("attention_mask".into(), mask.into())];
+                    vec![("input_ids".into(), row(ids)?.into()), ("attention_mask".into(), mask.into())];
                 if self.dimensions.scoring {
                     inputs.push(("targets".into(), row(targets)?.into()));
                 }
                 let names = self.dimensions.caches(past_name);
                 inputs.extend(names.zip(past.iter()).map(|(name, value)| (name.into(), value.into())));
-                let mut outputs = self.session.run(inputs).map_err(inference)?;
+                let mut outputs = self.session.run_with_options(inputs, run).map_err(inference)?;
                 let mut take = |name: &str| {
                     let missing = || Error::new(ErrorKind::Inference, format!("ONNX Runtime gave no {name}"));
                     outputs.remove(name).ok_or_else(missing)
                 };
                 self.logits = take("logits")?.downcast().map_err(inference)?;
                 if self.dimensions.scoring {
-                    scores = take("log_probabilities")?.downcast().map_err(inference)?;
+                    scores = Some(take("log_probabilities")?.downcast().map_err(inference)?);
                 }
                 for (name, value) in self.dimensions.caches(present_name).zip(past) {
                     *value = take(&name)?;
                 }
             }
         }
-        self.length = length;
+        self.tokens.extend_from_slice(ids);
         Ok(scores)
     }
 
-    /// Makes a fresh cache for `tokens` tokens.
-    fn make_room(&mut self, tokens: usize) -> Result<()> {
-        let capacity = tokens.next_multiple_of(CAPACITY_STEP).min(self.dimensions.context).max(tokens);
-        let allocator = Allocator::default();
-        self.capacity = 0;
-        let (heads, size) = (self.dimensions.key_value_heads, self.dimensions.head_size);
-        match &mut self.cache {
-            Cache::Shared(binding) => {
-                binding.clear();
-                // First of all outputs: ort returns them in the order of binding.
-                binding.bind_output("logits", &mut self.logits).map_err(inference)?;
-                let names = self.dimensions.caches(past_name).zip(self.dimensions.caches(present_name));
-                for (past, present) in names {
-                    let buffer = Tensor::<f32>::new(&allocator, [1, heads, capacity, size]).map_err(inference)?;
-                    binding.bind_input(past, &buffer).map_err(inference)?;
-                    binding.bind_output(present, buffer).map_err(inference)?;
+    /// Sets the keys and values of the first `length` tokens aside.
+    pub(super) fn save(&self, length: usize) -> Result<Snapshot> {
+        let tokens = self.tokens[..length.min(self.tokens.len())].to_vec();
+        let mut values = Vec::with_capacity(self.dimensions.values_per_token() * tokens.len());
+        let mut copy = |buffer: &[f32], room: usize| {
+            for rows in self.dimensions.rows(room, tokens.len()) {
+                values.extend_from_slice(&buffer[rows]);
+            }
+        };
+        match &self.cache {
+            Cache::Shared(bound) => {
+                for buffer in &bound.buffers {
+                    copy(buffer.try_extract_tensor::<f32>().map_err(inference)?.1, self.capacity);
                 }
             }
             Cache::Grown(past) => {
-                let empty = || Ok(Tensor::<f32>::new(&allocator, [1, heads, 0, size]).map_err(inference)?.into_dyn());
-                *past = self.dimensions.caches(past_name).map(|_| empty()).collect::<Result<_>>()?;
+                for value in past {
+                    copy(value.try_extract_tensor::<f32>().map_err(inference)?.1, self.tokens.len());
+                }
             }
         }
-        self.capacity = capacity;
+        Ok(Snapshot { tokens, values })
+    }
+
+    /// Makes the first `length` tokens of `snapshot` the sequence.
+    pub(super) fn restore(&mut self, snapshot: &Snapshot, length: usize) -> Result<()> {
+        let length = length.min(snapshot.tokens.len());
+        self.reserve(length)?;
+        self.tokens.clear();
+        let (heads, size) = (self.dimensions.key_value_heads, self.dimensions.head_size);
+        // Of every head all tokens saved, of which the first `length` are wanted.
+        let saved = snapshot.values.chunks_exact((snapshot.tokens.len() * size).max(1));
+        let mut wanted = saved.map(|values| &values[..length * size]);
+        match &mut self.cache {
+            Cache::Shared(bound) => {
+                for buffer in &mut bound.buffers {
+                    let (_, buffer) = buffer.try_extract_tensor_mut::<f32>().map_err(inference)?;
+                    for (rows, values) in self.dimensions.rows(self.capacity, length).zip(&mut wanted) {
+                        buffer[rows].copy_from_slice(values);
+                    }
+                }
+            }
+            Cache::Grown(past) if length == 0 => *past = self.dimensions.empty()?,
+            Cache::Grown(past) => {
+                for value in past {
+                    let values: Vec<f32> = wanted.by_ref().take(heads).flatten().copied().collect();
+                    let tensor = Tensor::from_array(([1, heads, length, size], values)).map_err(inference)?;
+                    *value = tensor.into_dyn();
+                }
+            }
+        }
+        self.tokens.extend_from_slice(&snapshot.tokens[..length]);
         Ok(())
+    }
+}
+
+impl Snapshot {
+    /// The tokens whose keys and values these are.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// What it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(self.values.as_slice()) + size_of_val(self.tokens.as_slice())
+    }
+}
+
+impl Bound {
+    fn new(binding: IoBinding) -> Result<Self> {
+        let allocator = Allocator::default();
+        Ok(Self {
+            binding,
+            buffers: Vec::new(),
+            token: Tensor::new(&allocator, [1_usize, 1]).map_err(inference)?,
+            token_bound: false,
+            no_targets: Tensor::new(&allocator, [1_usize, 0]).map_err(inference)?,
+            no_scores: Tensor::new(&allocator, [1_usize, 0]).map_err(inference)?,
+            no_targets_bound: false,
+        })
+    }
+
+    /// Binds fresh buffers for `capacity` tokens.
+    fn bind(&mut self, dimensions: &Dimensions, logits: &mut Tensor<f32>, capacity: usize) -> Result<()> {
+        // The old buffers go before the new ones come: never both.
+        self.binding.clear();
+        self.buffers.clear();
+        (self.token_bound, self.no_targets_bound) = (false, false);
+        // First of all outputs: ort returns them in the order of binding.
+        self.binding.bind_output("logits", logits).map_err(inference)?;
+        let shape = [1, dimensions.key_value_heads, capacity, dimensions.head_size];
+        for (past, present) in dimensions.caches(past_name).zip(dimensions.caches(present_name)) {
+            let mut buffer = Tensor::<f32>::new(&Allocator::default(), shape).map_err(inference)?;
+            self.binding.bind_input(past, &buffer).map_err(inference)?;
+            self.binding.bind_output(present, &mut buffer).map_err(inference)?;
+            self.buffers.push(buffer);
+        }
+        Ok(())
+    }
+
+    /// A single token goes into the one tensor that stays bound.
+    fn bind_ids(&mut self, ids: &[u32]) -> Result<()> {
+        let [id] = ids else {
+            self.token_bound = false;
+            return self.binding.bind_input("input_ids", &row(ids)?).map_err(inference);
+        };
+        let (_, token) = self.token.try_extract_tensor_mut::<i64>().map_err(inference)?;
+        token[0] = i64::from(*id);
+        if !self.token_bound {
+            self.binding.bind_input("input_ids", &self.token).map_err(inference)?;
+            self.token_bound = true;
+        }
+        Ok(())
+    }
+
+    /// Returns where the scores of `targets` will be, if there are any.
+    fn bind_targets(&mut self, targets: &[u32]) -> Result<Option<Tensor<f32>>> {
+        if targets.is_empty() {
+            if !self.no_targets_bound {
+                self.binding.bind_input("targets", &self.no_targets).map_err(inference)?;
+                self.binding.bind_output("log_probabilities", &mut self.no_scores).map_err(inference)?;
+                self.no_targets_bound = true;
+            }
+            return Ok(None);
+        }
+        self.no_targets_bound = false;
+        let mut scores = Tensor::new(&Allocator::default(), [1, targets.len()]).map_err(inference)?;
+        self.binding.bind_input("targets", &row(targets)?).map_err(inference)?;
+        self.binding.bind_output("log_probabilities", &mut scores).map_err(inference)?;
+        Ok(Some(scores))
     }
 }
 
@@ -189,9 +344,32 @@ fn row(ids: &[u32]) -> Result<Tensor<i64>> {
 }
 
 impl Dimensions {
+    /// Numbers that the keys and values of one token are.
+    fn values_per_token(&self) -> usize {
+        2 * self.layers * self.key_value_heads * self.head_size
+    }
+
+    fn bytes_per_token(&self) -> u64 {
+        (self.values_per_token() * size_of::<f32>()).max(1) as u64
+    }
+
+    /// Where in a tensor with room for `room` tokens the first `length` lie: one range for each head.
+    fn rows(&self, room: usize, length: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let size = self.head_size;
+        (0..self.key_value_heads).map(move |head| head * room * size..(head * room + length) * size)
+    }
+
+    /// Key-values of no tokens.
+    fn empty(&self) -> Result<Vec<DynValue>> {
+        let shape = [1, self.key_value_heads, 0, self.head_size];
+        let empty = || Ok(Tensor::<f32>::new(&Allocator::default(), shape).map_err(inference)?.into_dyn());
+        self.caches(past_name).map(|_| empty()).collect()
+    }
+
     /// Names of all key and value caches, made of layer and part.
-    fn caches(&self, name: fn(usize, &str) -> String) -> impl Iterator<Item = String> {
-        (0..self.layers).flat_map(move |layer| ["key", "value"].map(|part| name(layer, part)))
+    fn caches(&self, name: fn(usize, &str) -> String) -> impl Iterator<Item = String> + use<> {
+        let layers = self.layers;
+        (0..layers).flat_map(move |layer| ["key", "value"].map(|part| name(layer, part)))
     }
 
     /// Compares the graph's inputs and outputs with what the manifest says.
@@ -252,6 +430,6 @@ fn present_name(layer: usize, part: &str) -> String {
     format!("present.{layer}.{part}")
 }
 
-fn inference(error: ort::Error) -> Error {
+pub(super) fn inference(error: ort::Error) -> Error {
     Error::new(ErrorKind::Inference, format!("ONNX Runtime: {error}")).with_source(error)
 }

@@ -215,7 +215,9 @@ mod tests {
         let mut vault = vault("");
         let quoted = vault.placeholder("A", "say \"hi\"");
         let json = format!(r#"{{"to": ["{quoted}"], "n": 1}}"#);
-        assert_eq!(vault.restore_json(&json), r#"{"n":1,"to":["say \"hi\""]}"#);
+        // Whether keys keep their order is the build's choice.
+        let restored: serde_json::Value = serde_json::from_str(&vault.restore_json(&json)).unwrap();
+        assert_eq!(restored, serde_json::json!({"n": 1, "to": ["say \"hi\""]}));
         assert_eq!(vault.restore_json(&format!("{{{quoted}")), "{say \"hi\"");
     }
 

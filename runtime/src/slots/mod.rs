@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::bundle::{Bundle, BundleOptions, archive};
+use crate::device::DeviceOptions;
 use crate::durable;
-use crate::engine::{DeviceOptions, Engine};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 
 mod pointer;

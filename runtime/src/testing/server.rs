@@ -78,12 +78,20 @@ struct Shared {
 struct Script {
     greetings: VecDeque<Greeting>,
     replies: VecDeque<Reply>,
-    /// What every request gets that no reply is left for.
-    otherwise: Option<Reply>,
+    /// What every request gets that no reply is left for, by its number.
+    otherwise: Option<Otherwise>,
     asked: Vec<Asked>,
     remembers: bool,
     connections: usize,
     requests: usize,
+}
+
+struct Otherwise(Box<dyn Fn(usize) -> Reply + Send + Sync>);
+
+impl std::fmt::Debug for Otherwise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Otherwise")
+    }
 }
 
 impl FaultyServer {
@@ -126,8 +134,14 @@ impl FaultyServer {
 
     /// What every request gets for which no reply is left. From here on requests are only counted, not kept.
     pub fn reply_always(&self, reply: Reply) {
+        self.reply_by(move |_| reply.clone());
+    }
+
+    /// The same, by the number of the request (from one).
+    pub fn reply_by(&self, choose: impl Fn(usize) -> Reply + Send + Sync + 'static) {
         let mut script = self.script();
-        (script.otherwise, script.remembers) = (Some(reply), false);
+        script.otherwise = Some(Otherwise(Box::new(choose)));
+        script.remembers = false;
     }
 
     /// Where it listens.
@@ -275,7 +289,8 @@ async fn serve(tcp: TcpStream, shared: &Shared) {
                 script.asked.push(asked);
             }
             let next = script.replies.pop_front();
-            next.or_else(|| script.otherwise.clone())
+            let number = script.requests;
+            next.or_else(|| script.otherwise.as_ref().map(|otherwise| (otherwise.0)(number)))
         };
         let Some(reply) = reply else { return };
         if let Some(delay) = reply.delay

@@ -18,6 +18,7 @@ mod models;
 #[cfg(feature = "stores")]
 mod outbox;
 mod privacy;
+mod soak;
 mod stream;
 mod trace;
 mod trust;

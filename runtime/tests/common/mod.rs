@@ -113,7 +113,7 @@ pub fn load(bundle: &Bundle) -> Engine {
 }
 
 pub fn device() -> DeviceOptions {
-    DeviceOptions { threads: Some(1), library: Some(library()) }
+    DeviceOptions { threads: Some(1), library: Some(library()), ..DeviceOptions::default() }
 }
 
 /// The toy, loaded once for all tests of a program.

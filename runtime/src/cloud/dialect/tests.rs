@@ -292,3 +292,18 @@ fn questions_go_where_the_documentation_says() {
         assert_eq!(dialect.url(&endpoint, "large", streamed).as_str(), url);
     }
 }
+
+#[test]
+fn complaints_do_not_quote_the_prompt() {
+    let prompt = "wake me at six, \u{e9}lodie\nand be quick about it";
+    for (said, left) in [
+        ("bad value: 'wake me at six, \u{e9}lodie'", "bad value: '[...]'"),
+        ("wake me at six", "[...]"),
+        ("be quick about it: no", "[...]: no"),
+        ("wake me? no", "wake me? no"),
+        ("", ""),
+    ] {
+        assert_eq!(unquoted(said, prompt), left);
+    }
+    assert_eq!(unquoted("max_tokens is too large: 99999", ""), "max_tokens is too large: 99999");
+}

@@ -41,6 +41,7 @@ fn choices_are_as_likely_as_transformers_finds_them() {
             provenance: BTreeMap::new(),
             golden_prompts: vec![golden.prompt.clone()],
             operators,
+            ..ExportOptions::default()
         };
         let checkpoint = Checkpoint::open(&fixtures.join(family)).unwrap();
         let exported = export_as(

@@ -1,16 +1,19 @@
 //! `margay evaluate` and `margay calibrate`: what an outcome table says, and the threshold that follows from it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use margay::Bundle;
 use margay::bundle::{CalibratedPolicy, Calibration};
-use margay::policy::{Policy, Rule, Threshold};
-use margay_evaluation::certificate::{Certified, Guarantee};
+use margay::policy::{Feature, Policy, Rule, Threshold};
+use margay_evaluation::certificate::{Certified, Guarantee, Target};
 use margay_evaluation::cost::{CostModel, DeviceCost, Unit};
 use margay_evaluation::evaluation::{Evaluation, OfGoal, Options};
+use margay_evaluation::fit::{LearnedRule, score_recorded};
 use margay_evaluation::goal::Goal;
-use margay_evaluation::outcome::Table;
+use margay_evaluation::guarantee::{Correction, RiskControl};
+use margay_evaluation::outcome::{Outcome, Table};
 use margay_evaluation::pairing::Pairing;
 use margay_evaluation::report::{ChainReport, Details};
 use margay_evaluation::summary::ScoreKind;
@@ -18,6 +21,9 @@ use margay_exporter::{SecretKey, write_policy};
 
 use crate::console::Console;
 use crate::error::{Error, Result};
+
+/// Penalty of a learned rule, scikit-learn's default.
+const PENALTY: f64 = 1.0;
 
 /// Which rows of which tables are about which models.
 #[derive(Debug, Clone, Args)]
@@ -102,6 +108,15 @@ pub enum CostUnit {
     Joules,
 }
 
+/// Which rule to learn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Learn {
+    /// Whether the small model is right
+    PostHoc,
+    /// Whether it is right more often than the large one
+    Benefit,
+}
+
 impl CostArgs {
     fn model(&self) -> CostModel {
         let unit = match self.unit {
@@ -133,6 +148,15 @@ pub struct CalibrateArgs {
     /// The rule that gave the scores
     #[arg(long, value_name = "RULE", default_value = "chow-average")]
     pub rule: Rule,
+    /// Learn the rule from the signals that the tables record, in the place of --rule: post-hoc or benefit; needs --fit
+    #[arg(long, value_name = "KIND", requires = "fit")]
+    pub learn: Option<Learn>,
+    /// Outcome tables of other queries that the rule is learned on
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub fit: Vec<PathBuf>,
+    /// A threshold for each task too, all of them right at once; needs a risk at a level, and column `task`
+    #[arg(long)]
+    pub per_task: bool,
     /// File of the secret key to sign the bundle again with; needed if it is signed
     #[arg(long, value_name = "FILE")]
     pub sign: Option<PathBuf>,
@@ -195,37 +219,115 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
         return Err(Error::Usage("--chain: name two models, the bundle's and the one behind it".into()));
     };
     let bundle = Bundle::open(&args.bundle)?;
-    let table = read(&args.table.outcomes)?;
-    let rows = table.rows().iter();
-    let calibration = match &args.table.calibration {
-        Some(split) => Pairing::join(rows.filter(|row| row.split.as_deref() == Some(split)), small, large)?,
-        None => Pairing::join(rows, small, large)?,
+    let mut table = read(&args.table.outcomes)?;
+    let mut rule = args.rule;
+    if let Some(kind) = args.learn {
+        rule = learn(kind, &read(&args.fit)?, small, large)?;
+        table = rescored(table, small, &rule)?;
+    }
+    let rows: Vec<&Outcome> = match &args.table.calibration {
+        Some(split) => table.split(split).collect(),
+        None => table.rows().iter().collect(),
     };
+    let calibration = Pairing::join(rows.iter().copied(), small, large)?;
     let certified = match args.target.choose(&calibration)? {
         Guarantee::Certified(certified) => certified,
         refused @ Guarantee::CannotGuarantee { .. } => return Err(Error::Usage(cannot(&args.target, &refused))),
     };
+    let tasks = if args.per_task { per_task(&args.target, &rows, small, large)? } else { BTreeMap::new() };
     let key = args.sign.as_deref().map(SecretKey::read).transpose()?;
     // What the threshold was chosen on, measured whole, goes with it; a table without costs has no such measures.
     let options = Options { split: args.table.calibration.as_deref(), ..Options::default() };
     let report = Evaluation::from_table(&table, &[small, large], &options).ok();
     let report = report.map(serde_json::to_value).transpose().map_err(|error| Error::Usage(error.to_string()))?;
-    let bundle = write_policy(&bundle, &policy(args, &bundle, &certified)?, report.as_ref(), key.as_ref())?;
+    let policy = policy(args, rule, &bundle, &certified, &tasks)?;
+    let bundle = write_policy(&bundle, &policy, report.as_ref(), key.as_ref())?;
     let promise = certified.certificate.to_string();
-    console.line(format!("{}: keep if {} >= {}", args.bundle.display(), args.rule, certified.threshold as f32))?;
+    console.line(format!("{}: keep if {rule} >= {}", args.bundle.display(), certified.threshold as f32))?;
     console.line(promise)?;
     console.line(&certified.certificate.assumptions)?;
+    for (task, guarantee) in &tasks {
+        console.line(match guarantee {
+            Guarantee::Certified(of_task) => format!("  {task}: keep if {rule} >= {}", of_task.threshold as f32),
+            refused @ Guarantee::CannotGuarantee { .. } => {
+                format!("  {task}: as all other tasks. {}", cannot(&args.target, refused))
+            }
+        })?;
+    }
     Ok(bundle)
 }
 
-fn policy(args: &CalibrateArgs, bundle: &Bundle, certified: &Certified) -> Result<CalibratedPolicy> {
-    // Scores are 32-bit: the next one up keeps no query that the threshold would defer.
+/// A rule for the policy, learned from all signals that the runtime computes and every row of the small model has.
+fn learn(kind: Learn, table: &Table, small: &str, large: &str) -> Result<Rule> {
+    let (of_small, of_large) = rows_of(table, small, large);
+    let mut signals: Vec<&str> =
+        of_small.first().map(|row| row.signals.keys().map(String::as_str).collect()).unwrap_or_default();
+    signals.retain(|signal| {
+        signal.parse::<Feature>().is_ok() && of_small.iter().all(|row| row.signals.contains_key(*signal))
+    });
+    let learned = match kind {
+        Learn::PostHoc => LearnedRule::post_hoc(&of_small, &signals, PENALTY)?,
+        Learn::Benefit => LearnedRule::benefit(&of_small, &of_large, &signals, PENALTY)?,
+    };
+    Ok(learned.to_policy()?)
+}
+
+/// Both models' rows by the name of the query.
+fn rows_of<'a>(table: &'a Table, small: &str, large: &str) -> (Vec<&'a Outcome>, Vec<&'a Outcome>) {
+    let of = |model: &str| {
+        let mut rows: Vec<&Outcome> = table.rows().iter().filter(|row| row.model == model).collect();
+        rows.sort_by(|a, b| a.query.cmp(&b.query));
+        rows
+    };
+    (of(small), of(large))
+}
+
+/// The table with the small model's scores as this rule gives them in the runtime.
+fn rescored(table: Table, small: &str, rule: &Rule) -> Result<Table> {
+    let mut scored = Table::default();
+    for mut row in table.into_rows() {
+        if row.model == small {
+            row.score = Some(score_recorded(rule, &row)?);
+        }
+        scored.push(row)?;
+    }
+    Ok(scored)
+}
+
+fn per_task(target: &Goal, rows: &[&Outcome], small: &str, large: &str) -> Result<BTreeMap<String, Guarantee>> {
+    let (Target::Risk { risk, at_most }, Some(level)) = (target.target, target.level) else {
+        return Err(Error::Usage(format!("--per-task: {target} is no risk at a level, such as risk<=0.05@0.95")));
+    };
+    let tasks = Pairing::join_by_task(rows.iter().copied(), small, large, &CostModel::default())?;
+    Ok(RiskControl { risk, at_most, level }.choose_per_task(&tasks, Correction::Holm)?)
+}
+
+/// A threshold of the policy: scores are 32-bit, and the next one up keeps no query that the threshold would defer.
+fn threshold(certified: &Certified) -> Result<Threshold> {
     let nearest = certified.threshold as f32;
     let threshold = if f64::from(nearest) < certified.threshold { nearest.next_up() } else { nearest };
+    Threshold::new(threshold).map_err(|error| Error::Usage(error.to_string()))
+}
+
+fn policy(
+    args: &CalibrateArgs,
+    rule: Rule,
+    bundle: &Bundle,
+    certified: &Certified,
+    tasks: &BTreeMap<String, Guarantee>,
+) -> Result<CalibratedPolicy> {
     let certificate = &certified.certificate;
+    let mut policy = Policy::new(rule, threshold(certified)?);
+    let mut certificates = vec![bound(certified, bundle)?];
+    for (task, guarantee) in tasks {
+        if let Guarantee::Certified(of_task) = guarantee {
+            policy = policy.with_task(task, threshold(of_task)?).map_err(|error| Error::Usage(error.to_string()))?;
+            certificates.push(margay::bundle::Certified { task: Some(task.clone()), ..bound(of_task, bundle)? });
+        }
+    }
     Ok(CalibratedPolicy {
         model_digest: *bundle.model_digest(),
-        policy: Policy::new(args.rule, Threshold::new(threshold).map_err(|e| Error::Usage(e.to_string()))?),
+        policy,
         calibration: Calibration {
             method: args.target.to_string(),
             target: certificate.measured,
@@ -233,7 +335,7 @@ fn policy(args: &CalibrateArgs, bundle: &Bundle, certified: &Certified) -> Resul
             sample_size: certificate.sample_size,
             guarantee: format!("{certificate} {}", certificate.assumptions),
         },
-        certificates: vec![bound(certified, bundle)?],
+        certificates,
     })
 }
 

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod authority;
+pub mod bench;
 pub mod bundle;
 pub mod chat;
 pub mod config;
@@ -35,6 +36,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure how fast a bundle runs here, alone or beside llama.cpp
+    Bench(bench::BenchArgs),
     /// Train, export, run and measure a cascade on CLINC150
     Demo(demo::DemoArgs),
     /// Measure a chain of models on outcome tables
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut console = Console::standard();
     let done = match cli.command {
+        Command::Bench(args) => bench::bench(&args, &mut console),
         Command::Demo(args) => demo::demo(&args, &mut console).map(drop),
         Command::Evaluate(args) => evaluate::evaluate(&args, &mut console).map(drop),
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::canary;
 use crate::error::{Error, ErrorKind, Result};
 use crate::measure::{self, Quality, of_engine, of_model};
-use crate::onnx::{ExternalData, decoder_graph};
+use crate::onnx::{ExternalData, decoder_graph, own_operators};
 use crate::quantize::{Method, Recipe, WeightFormat, probe, promote};
 use crate::signing::SecretKey;
 use crate::texts::{Text, calibration_texts};
@@ -142,13 +142,20 @@ pub fn export_as(
     let graph = decoder_graph(architecture, &checkpoint.weights()?, &stored, options.operators, &mut data, written)?;
     data.finish()?;
     staging.write(GRAPH, &graph.encode_to_vec())?;
+    let own = own_operators(&graph);
+    if let Some(own) = &own {
+        staging.write(OWN_GRAPH, &own.encode_to_vec())?;
+    }
     staging.write(TOKENIZER, tokenizer.to_json()?.as_bytes())?;
 
     let mut manifest = Manifest {
         schema: SCHEMA,
         name: options.name.clone(),
         model_digest: None,
-        model: describe(architecture, format, options.operators),
+        model: Model {
+            own_graph: own.is_some().then(|| OWN_GRAPH.into()),
+            ..describe(architecture, format, options.operators)
+        },
         prompt: Prompt {
             chat_template: conversation.chat_template,
             special_tokens: conversation.special_tokens,
@@ -162,15 +169,22 @@ pub fn export_as(
         licence: options.licence.clone(),
         provenance: options.provenance.clone(),
     };
-    for path in [GRAPH, WEIGHTS, TOKENIZER] {
+    for path in [GRAPH, WEIGHTS].into_iter().chain(own.is_some().then_some(OWN_GRAPH)).chain([TOKENIZER]) {
         manifest.files.push(FileEntry::of(staging.path(), path)?);
     }
     manifest.model_digest = Some(ModelDigest::compute(&manifest));
     staging.write_json(MANIFEST_FILE, &manifest)?;
 
-    let engine = Engine::load(&Bundle::open(staging.path())?, DeviceOptions::default())?;
+    let staged = Bundle::open(staging.path())?;
+    let portable = DeviceOptions { portable: true, ..DeviceOptions::default() };
+    let mut engine = Engine::load(&staged, portable)?;
     let verification = compare(&engine, &model, &prompts, &mut |prompts| progress(Progress::Compared(prompts)))?;
     verification.require(format)?;
+    if own.is_some() {
+        // Where this processor does not know the operators, this is the portable graph once more.
+        engine = Engine::load(&staged, DeviceOptions::default())?;
+        compare(&engine, &model, &prompts, &mut |_| ())?.require(format)?;
+    }
     drop(model);
     let quantization = match format {
         WeightFormat::F32 => None,
@@ -317,6 +331,7 @@ pub fn write_policy(
 
 const GRAPH: &str = "model.onnx";
 const WEIGHTS: &str = "model.onnx.data";
+const OWN_GRAPH: &str = "own.onnx";
 const TOKENIZER: &str = "tokenizer.json";
 
 /// Names, in the manifest's provenance, of the matrices that got 8 bits instead of 4.
@@ -325,6 +340,7 @@ const IN_8_BITS: &str = "in-8-bits";
 fn describe(a: &Architecture, format: WeightFormat, operators: Operators) -> Model {
     Model {
         graph: GRAPH.into(),
+        own_graph: None,
         tokenizer: TOKENIZER.into(),
         architecture: a.model_type.clone(),
         quantization: format.to_string(),

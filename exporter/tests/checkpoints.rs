@@ -148,6 +148,29 @@ fn quantized_graphs_compute_what_their_weights_say() {
     }
 }
 
+/// Margay's own operators against ONNX Runtime's on the same weights: both round activations to 8 bits, block by block.
+/// Where the processor does not know them, both engines run the same graph.
+#[test]
+fn own_operators_compute_what_onnx_runtimes_do() {
+    let out = tempfile::tempdir().unwrap();
+    for family in FAMILIES {
+        let bundle = export(family, &out.path().join(family), WeightFormat::Int4).unwrap().bundle;
+        assert!(bundle.own_graph().is_some(), "{family}");
+        let golden = golden(family);
+        let load = |portable| Engine::load(&bundle, DeviceOptions { portable, ..DeviceOptions::default() }).unwrap();
+        let (portable, own) = (load(true), load(false));
+        assert!(!portable.report().own_operators);
+        let (expected, actual) = (portable.decode_logits(&golden.ids), own.decode_logits(&golden.ids));
+        for (at, (expected, actual)) in expected.unwrap().iter().zip(actual.unwrap()).enumerate() {
+            let difference = difference(expected, &actual);
+            assert!(difference < 0.05, "{family} at {at}: {difference}");
+        }
+        let at_once = own.logits(&golden.ids).unwrap();
+        let difference = difference(&portable.logits(&golden.ids).unwrap(), &at_once);
+        assert!(difference < 0.05, "{family} at once: {difference}");
+    }
+}
+
 #[test]
 fn a_bundle_of_another_checkpoint_is_a_mismatch() {
     let out = tempfile::tempdir().unwrap();

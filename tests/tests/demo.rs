@@ -129,6 +129,9 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         target: goal.parse().unwrap(),
         bundle: bundle.clone(),
         rule: Rule::ChowAverage,
+        learn: None,
+        fit: Vec::new(),
+        per_task: false,
         sign: None,
     };
     let before = Bundle::open(&bundle).unwrap();

@@ -30,6 +30,9 @@ pub(super) fn manifest(manifest: &Manifest) -> Result<()> {
     files(&manifest.files)?;
     model(&manifest.model)?;
     own(manifest, &manifest.model.graph, MAX_GRAPH_BYTES)?;
+    if let Some(graph) = &manifest.model.own_graph {
+        own(manifest, graph, MAX_GRAPH_BYTES)?;
+    }
     own(manifest, &manifest.model.tokenizer, MAX_TOKENIZER_BYTES)?;
     ids("prompt.stop_tokens", &manifest.prompt.stop_tokens, &manifest.model)?;
     canary("canary", &manifest.canary, &manifest.model)?;

@@ -72,6 +72,7 @@ impl Manifest {
         let variant = self.variants.iter().find(|variant| variant.name == name)?;
         let mut own = self.clone();
         own.model.graph.clone_from(&variant.graph);
+        own.model.own_graph = None;
         own.model.quantization.clone_from(&variant.quantization);
         (own.model.operators, own.model.scoring) = (variant.operators, variant.scoring);
         own.canary = variant.canary.clone();
@@ -87,6 +88,9 @@ impl Manifest {
 pub struct Model {
     /// Path of the ONNX graph inside the bundle; its weights lie beside it as external data.
     pub graph: String,
+    /// Path of the same graph over the same weights with Margay's own operators, for processors that they know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_graph: Option<String>,
     /// Path of the Hugging Face `tokenizer.json` inside the bundle.
     pub tokenizer: String,
     /// Family of the architecture, e.g. `llama`.

@@ -195,6 +195,12 @@ impl Bundle {
         self.root.join(&self.manifest.model.graph)
     }
 
+    /// Path on this machine of the graph with Margay's own operators, if there is one.
+    #[must_use]
+    pub fn own_graph(&self) -> Option<PathBuf> {
+        self.manifest.model.own_graph.as_ref().map(|path| self.root.join(path))
+    }
+
     /// Path of the tokenizer on this machine.
     #[must_use]
     pub fn tokenizer(&self) -> PathBuf {

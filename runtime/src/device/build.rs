@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
 use ort::ep::ArbitrarilyConfigurableExecutionProvider;
+use ort::operator::OperatorDomain;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
@@ -103,13 +104,15 @@ fn cache_folder(folder: &Path) -> Result<String> {
 }
 
 /// Loads the graph by its path, for ONNX Runtime to map the weights that lie beside it, on `provider` and on the CPU for what
-/// that leaves. With a `profile`, what runs is recorded in a file whose name begins so.
+/// that leaves. With a `profile`, what runs is recorded in a file whose name begins so. `operators` are Margay's own, which their
+/// graph needs.
 pub(crate) fn session(
     environment: &Environment,
     graph: &Path,
     provider: Provider,
     settings: &Settings,
     profile: Option<&Path>,
+    operators: Option<OperatorDomain>,
 ) -> Result<Session> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Error::new(ErrorKind::Inference, format!("ONNX Runtime does not take {} on {provider}", graph.display()))
@@ -125,6 +128,9 @@ pub(crate) fn session(
         .map_err(|error| failed(error.to_string().into()))?;
     if let Some(profile) = profile {
         builder = builder.with_profiling(profile).map_err(|error| failed(error.to_string().into()))?;
+    }
+    if let Some(operators) = operators {
+        builder = builder.with_operators(operators).map_err(|error| failed(error.to_string().into()))?;
     }
     builder = register(environment, builder, provider, settings)?;
     builder.commit_from_file(graph).map_err(|error| failed(error.into()))

@@ -57,6 +57,8 @@ pub struct DeviceOptions {
     pub prefix_cache: Option<usize>,
     /// Count the graph's nodes by provider, from a profile of the canary. Always done for providers other than the CPU.
     pub count_nodes: bool,
+    /// Leave the graph for Margay's own operators aside, even where this processor knows them.
+    pub portable: bool,
 }
 
 /// What happens with a provider that is missing, fails or is slow. What happened is in [`Report::attempts`](super::Report::attempts).
@@ -86,6 +88,7 @@ impl Default for DeviceOptions {
             queue: DEFAULT_QUEUE,
             prefix_cache: Some(DEFAULT_PREFIX_CACHE_BYTES),
             count_nodes: false,
+            portable: false,
         }
     }
 }

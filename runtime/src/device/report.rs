@@ -18,6 +18,8 @@ pub struct Report {
     pub library_build: &'static str,
     /// The execution provider in use; the CPU takes what it leaves.
     pub provider: Provider,
+    /// Whether the products of the graph are Margay's own operators.
+    pub own_operators: bool,
     /// How many nodes of the optimised graph each provider ran, by ONNX Runtime's name of it; `None` if they were not counted.
     pub nodes: Option<BTreeMap<String, usize>>,
     /// Every provider that was tried, in order, and what came of it.

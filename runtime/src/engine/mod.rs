@@ -19,6 +19,7 @@ mod golden;
 #[cfg_attr(not(feature = "constrained"), path = "no_guide.rs")]
 mod guide;
 mod interrupt;
+mod operators;
 mod options;
 mod prefix;
 mod prompt;
@@ -78,11 +79,18 @@ impl Engine {
         let prompt = PromptFormat::load(&bundle.tokenizer(), &manifest.prompt, manifest.model.vocabulary_size)?;
         let prepared = started.elapsed();
 
+        let own_graph = |provider| {
+            let usable = provider == Provider::Cpu && !options.portable && operators::available();
+            usable.then(|| bundle.own_graph()).flatten()
+        };
         let (provider, running, attempts) = choose_provider(&options, |provider, measure| {
             let started = Instant::now();
             let counted = options.count_nodes || provider != Provider::Cpu;
             let profile = counted.then(profile_prefix);
-            let session = session(&environment, &bundle.graph(), provider, &settings, profile.as_deref())?;
+            let own = own_graph(provider);
+            let operators = own.as_ref().map(|_| operators::domain(settings.threads)).transpose()?.flatten();
+            let graph = own.unwrap_or_else(|| bundle.graph());
+            let session = session(&environment, &graph, provider, &settings, profile.as_deref(), operators)?;
             let mut decoder = Decoder::new(session, &manifest.model, memory.key_values)?;
             let load = prepared + started.elapsed();
             let started = Instant::now();
@@ -101,6 +109,7 @@ impl Engine {
             library: library.path().to_owned(),
             library_build: ort::info(),
             provider,
+            own_operators: own_graph(provider).is_some(),
             nodes,
             attempts,
             threads: settings.threads,

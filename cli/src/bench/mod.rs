@@ -1,0 +1,95 @@
+//! `margay bench`: how fast a bundle runs here, alone or beside llama.cpp on the same model.
+
+mod device;
+mod llama_cpp;
+mod process;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+pub use device::Measured;
+pub use table::Comparison;
+
+use crate::console::Console;
+use crate::error::{Error, Result};
+
+/// What `margay bench` is told.
+#[derive(Debug, Clone, Args)]
+pub struct BenchArgs {
+    /// Folder of the bundle
+    #[arg(long, value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// Threads that compute one step [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Length of the prompt that is read at once; 0 leaves prefill out
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub prompt_tokens: usize,
+    /// Length of the answer that is decoded; 0 leaves decode out
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub decode_tokens: usize,
+    /// How often everything is measured; figures are medians
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub rounds: usize,
+    /// Leave the graph for Margay's own operators aside
+    #[arg(long)]
+    pub portable: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Measure llama.cpp beside it, turn about: folder with llama-bench
+    #[arg(long, value_name = "DIR", requires = "gguf")]
+    pub against_llama_cpp: Option<PathBuf>,
+    /// The same model for llama.cpp
+    #[arg(long, value_name = "FILE", requires = "against_llama_cpp")]
+    pub gguf: Option<PathBuf>,
+}
+
+impl BenchArgs {
+    fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+/// Measures.
+///
+/// # Errors
+/// [`crate::Error`] when the bundle does not load or a program that is measured fails.
+pub fn bench(args: &BenchArgs, console: &mut Console) -> Result<()> {
+    if args.rounds == 0 {
+        return Err(Error::Usage("0 rounds measure nothing".into()));
+    }
+    let (Some(folder), Some(gguf)) = (&args.against_llama_cpp, &args.gguf) else {
+        let measured = device::measure(args, console)?;
+        return if args.json { json(&measured, console) } else { measured.print(console) };
+    };
+    let comparison = table::compare(args, folder, gguf, console)?;
+    if args.json { json(&comparison, console) } else { comparison.print(console) }
+}
+
+fn json(value: &impl serde::Serialize, console: &mut Console) -> Result<()> {
+    let text = serde_json::to_string(value).map_err(|e| Error::Usage(format!("a figure is not a number: {e}")))?;
+    console.line(text)
+}
+
+/// The middle of `values`; of an even number, the mean of the two in the middle.
+fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    Some((low + high) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median([3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median([]), None);
+    }
+}

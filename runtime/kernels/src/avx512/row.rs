@@ -1,0 +1,92 @@
+//! One row of activations: every byte of the weights is read once, in the order of the file.
+
+use std::arch::x86_64::*;
+
+use crate::activations::{Activations, CHUNK, LANES};
+use crate::blocks::Blocks;
+
+/// How far ahead of the product codes are fetched, in bytes. The processor does not look beyond a page of 4096 by itself, and
+/// in a mapped file every page is one of its own.
+const AHEAD: usize = 4096;
+
+/// Products of `count` rows of weights, at most 16, with the one row of activations.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn dots(weights: &Blocks<'_>, activations: &Activations, first: usize, count: usize) -> [f32; LANES] {
+    let mut sums = [0.0; LANES];
+    let mut row = 0;
+    while row + 4 <= count {
+        sums[row..row + 4].copy_from_slice(&together::<4>(weights, activations, first + row));
+        row += 4;
+    }
+    while row < count {
+        sums[row..=row].copy_from_slice(&together::<1>(weights, activations, first + row));
+        row += 1;
+    }
+    sums
+}
+
+/// `R` rows at once, which share the loads of the activations.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn together<const R: usize>(weights: &Blocks<'_>, activations: &Activations, row: usize) -> [f32; R] {
+    let (bytes, blocks, zero_bytes) = (weights.columns / 2, weights.blocks(), weights.zero_bytes());
+    assert!(row + R <= weights.rows && activations.columns == weights.columns && activations.size == weights.size);
+    let nibble = _mm512_set1_epi8(15);
+    let per_chunk = CHUNK / weights.size;
+    // The block of each lane within a chunk: a lane has four even and four odd columns.
+    let lane_block = match per_chunk {
+        4 => _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3),
+        2 => _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1),
+        _ => _mm512_setzero_si512(),
+    };
+    let zero_shift = _mm512_slli_epi32::<2>(lane_block);
+    let mut sums = [_mm512_setzero_ps(); R];
+    for row in row..row + R {
+        // A prefetch of what is not there does nothing.
+        let scales = weights.scales.as_ptr().wrapping_add((row + AHEAD.div_ceil(bytes)) * blocks);
+        for line in (0..blocks).step_by(LANES) {
+            _mm_prefetch::<_MM_HINT_T0>(scales.wrapping_add(line).cast());
+        }
+    }
+    for chunk in 0..activations.chunks() {
+        let block = per_chunk * chunk;
+        let here = (blocks - block).min(per_chunk);
+        let byte_mask = u64::MAX >> (CHUNK / 2 - here * weights.size / 2);
+        let scale_mask = (1_u16 << here) - 1;
+        // SAFETY: the lengths of all slices follow from the shapes that were checked when they were made (`Blocks::new`,
+        // `Activations::reset`); masks leave out what is past the end of a row.
+        unsafe {
+            let codes = activations.codes.as_ptr().add(CHUNK * chunk);
+            let evens = _mm512_loadu_si512(codes.cast());
+            let odds = _mm512_loadu_si512(codes.add(CHUNK / 2).cast());
+            let scales = _mm512_loadu_ps(activations.lane_scales.as_ptr().add(LANES * chunk));
+            let negated = _mm512_loadu_si512(activations.lane_sums.as_ptr().add(LANES * chunk).cast());
+            for (index, sum) in sums.iter_mut().enumerate() {
+                let row = row + index;
+                let packed = weights.codes.as_ptr().add(row * bytes + CHUNK / 2 * chunk);
+                _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(AHEAD).cast());
+                let packed = _mm512_maskz_loadu_epi8(byte_mask, packed.cast());
+                let low = _mm512_and_si512(packed, nibble);
+                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), nibble);
+                let zeros = match weights.zeros {
+                    None => _mm512_set1_epi32(8),
+                    Some(zeros) => {
+                        let zeros = zeros.as_ptr().add(row * zero_bytes + block / 2);
+                        let mut word = i32::from(*zeros) >> (4 * (block % 2));
+                        if here > 2 {
+                            word |= i32::from(*zeros.add(1)) << 8;
+                        }
+                        let spread = _mm512_srlv_epi32(_mm512_set1_epi32(word), zero_shift);
+                        _mm512_and_si512(spread, _mm512_set1_epi32(15))
+                    }
+                };
+                let product = _mm512_dpwssd_epi32(_mm512_setzero_si512(), zeros, negated);
+                let product = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(product, low, evens), high, odds);
+                let scale = _mm512_maskz_loadu_ps(scale_mask, weights.scales.as_ptr().add(row * blocks + block));
+                let scale = _mm512_mul_ps(_mm512_permutexvar_ps(lane_block, scale), scales);
+                *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), scale, *sum);
+            }
+        }
+    }
+    sums.map(|sum| _mm512_reduce_add_ps(sum))
+}

@@ -74,6 +74,16 @@ impl Bar {
         self.0.inc(by);
     }
 
+    /// Moves to `position` units.
+    pub fn at(&self, position: u64) {
+        self.0.set_position(position);
+    }
+
+    /// Takes the bar away while something is printed.
+    pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.0.suspend(print)
+    }
+
     /// Changes the message behind the bar.
     pub fn say(&self, message: String) {
         self.0.set_message(message);

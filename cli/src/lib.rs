@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod annotate;
 pub mod audit;
 pub mod authority;
 pub mod bench;
@@ -15,8 +16,10 @@ mod error;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
+mod interrupt;
 mod library;
 pub mod serve;
+pub mod train;
 
 use std::process::ExitCode;
 
@@ -44,6 +47,10 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Choose a threshold on an outcome table and bind it to a bundle
     Calibrate(evaluate::CalibrateArgs),
+    /// Keep what a large model thinks of every training target
+    Annotate(annotate::AnnotateArgs),
+    /// Train a model from a recipe
+    Train(train::TrainArgs),
     /// Make a bundle from a checkpoint, verified against it
     Export(export::ExportArgs),
     /// Hold a bundle against the checkpoint it was exported from
@@ -73,6 +80,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args, &mut console).map(drop),
         Command::Evaluate(args) => evaluate::evaluate(&args, &mut console).map(drop),
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
+        Command::Annotate(args) => annotate::annotate(&args, &mut console).map(drop),
+        Command::Train(args) => train::train(&args, &mut console),
         Command::Export(args) => export::export(&args, &mut console).map(drop),
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
         Command::Generate(args) => generate::generate(&args, &mut console),

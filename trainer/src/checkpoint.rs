@@ -41,18 +41,31 @@ impl Checkpoint {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when a file cannot be written,
     /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) when a tensor cannot be.
     pub fn save(folder: &Path, architecture: &Architecture, model: &CausalLm, tokenizer: &Tokenizer) -> Result<Self> {
+        Self::save_as(folder, architecture, model, tokenizer, &tokenizer.conversation()?)
+    }
+
+    /// [`Checkpoint::save`] with a conversation that is not that of a tokenizer of ours.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::save`].
+    pub fn save_as(
+        folder: &Path,
+        architecture: &Architecture,
+        model: &CausalLm,
+        tokenizer: &Tokenizer,
+        conversation: &Conversation,
+    ) -> Result<Self> {
         fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
         let weights = folder.join(WEIGHTS);
         let mut store = SafetensorsStore::from_file(&weights).with_to_adapter(BurnToPyTorchAdapter).overwrite(true);
         model.valid().save_into(&mut store).map_err(|e| malformed(&weights, &e.to_string()))?;
-        let conversation = tokenizer.conversation()?;
         conversation.save(folder)?;
         let config = WrittenConfig::new(architecture, &conversation.stop_tokens);
         let json = serde_json::to_vec_pretty(&config).map_err(|e| malformed(&folder.join(CONFIG), &e.to_string()))?;
         write_atomically(&folder.join(TOKENIZER), tokenizer.to_json()?.as_bytes())?;
         write_atomically(&folder.join(CONFIG), &json)?;
         let (folder, architecture) = (folder.to_owned(), Box::new(architecture.clone()));
-        Ok(Self(Place::Folder { folder, architecture, stop_tokens: conversation.stop_tokens }))
+        Ok(Self(Place::Folder { folder, architecture, stop_tokens: conversation.stop_tokens.clone() }))
     }
 
     /// Opens a folder, ours or one of Hugging Face transformers', or a file that ends with `.gguf`: reads what the model is

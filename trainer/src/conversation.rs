@@ -107,7 +107,7 @@ impl Conversation {
 }
 
 /// The texts of all messages, after whatever the tokenizer begins every text with.
-fn bare(tokenizer: &Tokenizer) -> Result<String> {
+pub(crate) fn bare(tokenizer: &Tokenizer) -> Result<String> {
     let opening = Value::from(tokenizer.opening()?);
     Ok(format!("{{{{ {opening} }}}}{{% for message in messages %}}{{{{ message.content }}}}{{% endfor %}}"))
 }

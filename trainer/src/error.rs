@@ -32,8 +32,12 @@ pub enum ErrorKind {
     Checkpoint,
     /// The tokenizer could not be trained, read or applied.
     Tokenizer,
-    /// Training left the finite numbers. Lower the learning rate; the message names the step.
+    /// Training left the finite numbers. Lower the learning rate; the message names the step and its rows.
     Diverged,
+    /// The device failed in the middle of a step, most often for want of memory. The message names the step and its rows.
+    Device,
+    /// A server did not answer, or not what was asked. The message names the address; what was answered before is kept.
+    Endpoint,
 }
 
 impl Error {

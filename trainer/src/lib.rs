@@ -15,16 +15,16 @@
 //! ```
 //!
 //! ```text
-//! examples -> Encoded -> train(xent) -> large CausalLm -> Annotations --+
-//!                 |                                                    v
-//!                 +------------------------------------------> train(cat-xent) -> small CausalLm -> Checkpoint
+//! files -> Corpus -> Encoded -> train(xent) -> large CausalLm -> Annotations --+
+//!                       |                                                     v
+//!                       +-------------------------------------------> train(cat-xent) -> small CausalLm -> Checkpoint
 //! ```
 //!
 //! [`data`] reads and batches, [`Annotations`] is what the large model thinks of every target token,
-//! [`objective`] has the formulas, [`train()`] the loop, and [`Checkpoint`] the layout on disk, which Hugging Face
-//! transformers reads and writes.
+//! [`objective`] has the formulas, [`training`] takes the steps, [`Recipe`] is a whole run in a file, and [`Checkpoint`]
+//! the layout on disk, which Hugging Face transformers reads and writes.
 
-mod annotate;
+pub mod annotate;
 mod architecture;
 mod checkpoint;
 mod config;
@@ -33,25 +33,30 @@ pub mod data;
 mod error;
 mod files;
 mod gguf;
+mod lora;
 mod model;
 pub mod objective;
 mod parameters;
+pub mod quality;
+pub mod recipe;
 mod rewrite;
 mod shards;
 mod tokenizer;
-mod train;
+pub mod training;
 mod weights;
 
-pub use annotate::{Annotations, TeacherBatch};
+pub use annotate::{Annotations, CacheInfo, Journal, LocalTeacher, Record, Spent, TeacherBatch};
 pub use architecture::{Activation, Architecture, LayerType, Llama3Scaling, SlidingLayers};
 pub use burn::tensor::Device;
 pub use checkpoint::Checkpoint;
 pub use conversation::Conversation;
 pub use error::{Error, ErrorKind, Result};
-pub use model::{Attention, CausalLm, Decoder, Layer, Mlp, TargetScore, argmax};
+pub use lora::LoraOptions;
+pub use model::{Attention, CausalLm, Decoder, Layer, Mlp, Segments, TargetScore, argmax};
 pub use objective::Objective;
 pub use parameters::{MatrixHook, transposed};
+pub use recipe::Recipe;
 pub use rewrite::{Matrix, Moments};
 pub use tokenizer::{CHAT_TEMPLATE, Tokenizer};
-pub use train::{StepReport, TrainOptions, train};
+pub use training::{Session, StepReport, TrainOptions, Training, Work, train};
 pub use weights::Weights;

@@ -147,12 +147,17 @@ impl CausalLm {
     /// Attention is causal: padding on the right changes nothing to its left.
     #[must_use]
     pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.hidden_watched(ids, &mut Unwatched)
+        self.hidden_watched(ids, None, &mut Unwatched)
     }
 
-    /// [`CausalLm::hidden`] with somebody watching.
-    pub(crate) fn hidden_watched(&self, ids: Tensor<2, Int>, watch: &mut dyn Watch) -> Tensor<3> {
-        let positions = self.positions(ids.dims()[1], &ids.device());
+    /// [`CausalLm::hidden`] with somebody watching. With `segments`, rows that share a sequence do not see each other.
+    pub(crate) fn hidden_watched(
+        &self,
+        ids: Tensor<2, Int>,
+        segments: Option<&Segments>,
+        watch: &mut dyn Watch,
+    ) -> Tensor<3> {
+        let positions = self.positions(ids.dims()[1], segments, &ids.device());
         let mut x = watch.branch(self.embedded(ids));
         for layer in 0..self.model.layers.len() {
             x = self.layer(layer, x, &positions, watch);
@@ -161,8 +166,8 @@ impl CausalLm {
     }
 
     /// What layers know about the positions of a sequence of this length.
-    pub(crate) fn positions(&self, sequence: usize, device: &Device) -> Positions {
-        Positions::new(sequence, &self.architecture, device)
+    pub(crate) fn positions(&self, sequence: usize, segments: Option<&Segments>, device: &Device) -> Positions {
+        Positions::new(sequence, segments, &self.architecture, device)
     }
 
     /// What the first layer reads, `[batch, sequence, hidden]`.
@@ -354,6 +359,15 @@ impl Mlp {
     }
 }
 
+/// Where the rows of packed sequences begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segments {
+    /// Length of every sequence.
+    pub sequence: usize,
+    /// For each position of `[batch x sequence]`, at which position of its sequence its row begins.
+    pub starts: Vec<usize>,
+}
+
 /// What the layers of a model know about positions.
 pub(crate) struct Positions {
     /// Layers that see all keys.
@@ -363,8 +377,11 @@ pub(crate) struct Positions {
 }
 
 impl Positions {
-    fn new(sequence: usize, a: &Architecture, device: &Device) -> Self {
-        let sight = |frequencies: &[f64], window| Sight::new(sequence, a.head_dim, frequencies, window, device);
+    fn new(sequence: usize, segments: Option<&Segments>, a: &Architecture, device: &Device) -> Self {
+        let sight = |frequencies: &[f64], window| match segments {
+            Some(segments) => Sight::packed(segments, a.head_dim, frequencies, window, device),
+            None => Sight::new(sequence, a.head_dim, frequencies, window, device),
+        };
         Self {
             global: sight(&a.rotary_frequencies(), None),
             local: a.sliding.as_ref().zip(a.local_rotary_frequencies()).map(|(s, f)| sight(&f, Some(s.width))),
@@ -372,7 +389,8 @@ impl Positions {
     }
 }
 
-/// How a position sees others: rotary cosines and sines, and the mask of attention.
+/// How a position sees others: rotary cosines and sines, and the mask of attention. The first axis is 1, or the batch where
+/// sequences are packed.
 struct Sight {
     /// `[1, 1, sequence, head]`.
     cos: Tensor<4>,
@@ -385,16 +403,7 @@ struct Sight {
 impl Sight {
     /// Rotary positions as Su et al. (arXiv 2104.09864) define and Hugging Face lays them out: halves, not pairs.
     fn new(sequence: usize, head: usize, frequencies: &[f64], window: Option<usize>, device: &Device) -> Self {
-        let half = head / 2;
-        let mut cos = Vec::with_capacity(sequence * head);
-        let mut sin = Vec::with_capacity(sequence * head);
-        for position in 0..sequence {
-            for lane in 0..head {
-                let angle = position as f64 * frequencies[lane % half];
-                cos.push(angle.cos() as f32);
-                sin.push(if lane < half { -angle.sin() } else { angle.sin() } as f32);
-            }
-        }
+        let [cos, sin] = rotary(0..sequence, head, frequencies);
         let table = |values| Tensor::from_data(TensorData::new(values, [1, 1, sequence, head]), device);
         let later = Tensor::<2, Bool>::tril_mask([sequence, sequence], 0, device);
         let mut mask = Tensor::<2>::zeros([sequence, sequence], device).mask_fill(later, MASKED);
@@ -406,12 +415,42 @@ impl Sight {
         Self { cos: table(cos), sin: table(sin), mask: mask.unsqueeze() }
     }
 
+    /// Every row from position zero, blind to the others of its sequence.
+    fn packed(segments: &Segments, head: usize, frequencies: &[f64], window: Option<usize>, device: &Device) -> Self {
+        let Segments { sequence, starts } = segments;
+        let batch = starts.len() / sequence;
+        let [cos, sin] = rotary(starts.iter().enumerate().map(|(at, start)| at % sequence - start), head, frequencies);
+        let table = |values| Tensor::from_data(TensorData::new(values, [batch, 1, *sequence, head]), device);
+        let mut mask = vec![MASKED; starts.len() * sequence];
+        for (at, &start) in starts.iter().enumerate() {
+            let position = at % sequence;
+            let first = window.map_or(start, |window| start.max((position + 1).saturating_sub(window)));
+            mask[at * sequence..][first..=position].fill(0.0);
+        }
+        let mask = Tensor::from_data(TensorData::new(mask, [batch, 1, *sequence, *sequence]), device);
+        Self { cos: table(cos), sin: table(sin), mask }
+    }
+
     /// Turns `[batch, heads, sequence, head]` by its positions.
     fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let halves = x.clone().chunk(2, 3);
         let swapped = Tensor::cat(halves.into_iter().rev().collect(), 3);
         x * self.cos.clone() + swapped * self.sin.clone()
     }
+}
+
+/// Cosines and sines of positions, `[positions, head]`.
+fn rotary(positions: impl Iterator<Item = usize>, head: usize, frequencies: &[f64]) -> [Vec<f32>; 2] {
+    let half = head / 2;
+    let (mut cos, mut sin) = (Vec::new(), Vec::new());
+    for position in positions {
+        for lane in 0..head {
+            let angle = position as f64 * frequencies[lane % half];
+            cos.push(angle.cos() as f32);
+            sin.push(if lane < half { -angle.sin() } else { angle.sin() } as f32);
+        }
+    }
+    [cos, sin]
 }
 
 /// Added to a score that must not count; finite, so that a softmax over it stays finite.

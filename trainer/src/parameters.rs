@@ -42,15 +42,15 @@ impl<'a> Drawn<'a> {
     }
 
     fn matrix(&mut self, rows: usize, columns: usize, deviation: f64) -> TensorData {
-        let values: Vec<f32> = (0..rows * columns).map(|_| (self.normal() * deviation) as f32).collect();
+        let values: Vec<f32> = (0..rows * columns).map(|_| (normal(&mut self.rng) * deviation) as f32).collect();
         TensorData::new(values, [rows, columns])
     }
+}
 
-    /// A standard normal number by Box and Muller's transform.
-    fn normal(&mut self) -> f64 {
-        let (u, v): (f64, f64) = (self.rng.random(), self.rng.random());
-        (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
-    }
+/// A standard normal number by Box and Muller's transform.
+pub(crate) fn normal(rng: &mut StdRng) -> f64 {
+    let (u, v): (f64, f64) = (rng.random(), rng.random());
+    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
 impl Parameters for Drawn<'_> {

@@ -45,7 +45,7 @@ impl CausalLm {
             Tensor::<2, Int>::from_data(TensorData::new(ids, [rows.len(), rows[0].len()]), &device)
         });
         let mut states: Vec<_> =
-            batches.map(|ids| (self.positions(ids.dims()[1], &device), self.embedded(ids))).collect();
+            batches.map(|ids| (self.positions(ids.dims()[1], None, &device), self.embedded(ids))).collect();
         for layer in 0..self.model.layers.len() {
             let wanted = |part: &&str| wanted(&weight(layer, part));
             // Within the layer, later matrices see what earlier ones computed before: a pass for each input would cost more

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::decoders::sequence::Sequence;
 use tokenizers::decoders::strip::Strip;
@@ -109,6 +110,18 @@ impl Tokenizer {
         self.inner.to_string(true).map_err(|e| failed("write the tokenizer", e))
     }
 
+    /// Digest of what decides how a text is encoded.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] when it cannot be serialised.
+    pub fn fingerprint(&self) -> Result<[u8; 32]> {
+        let mut bare = self.inner.clone();
+        bare.with_padding(None);
+        bare.with_truncation(None).map_err(|e| failed("copy the tokenizer", e))?;
+        let json = bare.to_string(false).map_err(|e| failed("write the tokenizer", e))?;
+        Ok(Sha256::digest(json).into())
+    }
+
     /// Number of tokens.
     #[must_use]
     pub fn vocabulary_size(&self) -> usize {
@@ -150,6 +163,15 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode(text, false).map_err(|e| failed("encode a text", e))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Which bytes of a bare text each of its tokens covers; tokens that split a character each cover all of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] when the text cannot be encoded.
+    pub fn spans(&self, text: &str) -> Result<Vec<std::ops::Range<usize>>> {
+        let encoding = self.inner.encode(text, false).map_err(|e| failed("encode a text", e))?;
+        Ok(encoding.get_offsets().iter().map(|&(from, to)| from..to).collect())
     }
 
     /// Text of ids, marks left out.

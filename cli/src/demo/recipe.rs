@@ -4,7 +4,7 @@
 //! test split played no part.
 
 use margay_trainer::objective::ObjectiveOptions;
-use margay_trainer::{Architecture, Objective, TrainOptions};
+use margay_trainer::{Architecture, Objective, TrainOptions, Training};
 
 /// Sizes, schedules and rates of one demonstration.
 #[derive(Debug, Clone)]
@@ -107,14 +107,13 @@ impl Recipe {
         TrainOptions {
             objective,
             objective_options: ObjectiveOptions::default(),
-            epochs: model.epochs,
-            batch_size: 64,
-            learning_rate: model.learning_rate,
-            warm_up: 0.1,
-            weight_decay: 0.05,
-            clip: 1.0,
-            dropout: model.dropout,
             seed: self.seed,
+            training: Training {
+                batch_size: 64,
+                weight_decay: 0.05,
+                dropout: model.dropout,
+                ..Training::epochs(model.epochs, model.learning_rate)
+            },
         }
     }
 }

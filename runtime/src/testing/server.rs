@@ -236,9 +236,11 @@ impl Shared {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn stall(&self) {
+    /// Says nothing until the client has gone: a server that many leave in silence must not pile them up.
+    async fn stall(&self, mut from: impl tokio::io::AsyncRead + Unpin) {
         self.stalled.notify_one();
-        std::future::pending().await
+        let mut ignored = [0; 1024];
+        while from.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
     }
 }
 
@@ -263,10 +265,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                     let mut tcp = tcp;
                     let _ = tcp.write_all(b"SSH-2.0-OpenSSH_9.6\r\n").await;
                 }
-                Greeting::Stall => {
-                    let _open = tcp;
-                    shared.stall().await;
-                }
+                Greeting::Stall => shared.stall(tcp).await,
             }
         });
     }
@@ -311,7 +310,7 @@ async fn serve(tcp: TcpStream, shared: &Shared) {
                 return;
             }
             Ending::Reset => return reset(stream.get_ref().0),
-            Ending::Stall => return shared.stall().await,
+            Ending::Stall => return shared.stall(stream).await,
         }
     }
 }

@@ -19,8 +19,9 @@ const AT_ONCE: usize = 16;
 /// The deadline of each.
 const DEADLINE: Duration = Duration::from_millis(500);
 
-/// How late one may be. A decode step of the toy takes microseconds; this is for a scheduler with other things to do.
-const GRACE: Duration = Duration::from_millis(500);
+/// How much later than a bare timer of the same runtime one may be. A decode step of the toy takes microseconds; the timer
+/// tells what the machine's other work costs.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// Memory that may be gained between a tenth of the way and its end, in bytes.
 const GROWTH: u64 = 8 << 20;
@@ -66,6 +67,15 @@ async fn every_request_ends_by_its_deadline_and_memory_stays_flat() {
         .unwrap();
     let (next, latest) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
     let ends: Arc<[AtomicUsize; 4]> = Arc::default();
+    let timer = Arc::new(AtomicU64::new(0));
+    let late = Arc::clone(&timer);
+    let timing = tokio::spawn(async move {
+        loop {
+            let due = Instant::now() + Duration::from_millis(10);
+            tokio::time::sleep_until(due.into()).await;
+            late.fetch_max(due.elapsed().as_micros() as u64, Ordering::Relaxed);
+        }
+    });
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..AT_ONCE {
         let (cascade, next, latest, ends) =
@@ -107,17 +117,19 @@ async fn every_request_ends_by_its_deadline_and_memory_stays_flat() {
         });
     }
     while next.load(Ordering::Relaxed) < requests / 10 {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let early = resident();
     while let Some(worker) = workers.join_next().await {
         worker.unwrap();
     }
+    timing.abort();
     let (latest, late) = (Duration::from_micros(latest.load(Ordering::Relaxed)), resident());
+    let timer = Duration::from_micros(timer.load(Ordering::Relaxed));
     let [cloud, local, cut, deadline] = [0, 1, 2, 3].map(|end| ends[end].load(Ordering::Relaxed));
     eprintln!(
         "{requests} requests: {cloud} from the cloud, {local} from the device, {cut} cut in mid-answer, {deadline} at the \
-         deadline; {} exchanges on {} connections; the latest after {latest:?} of {DEADLINE:?}; memory {} MiB after a \
+         deadline; {} exchanges on {} connections; the latest after {latest:?} of {DEADLINE:?}, a bare timer {timer:?} late; memory {} MiB after a \
          tenth, {} MiB at the end",
         server.requests(),
         server.connections(),
@@ -125,6 +137,6 @@ async fn every_request_ends_by_its_deadline_and_memory_stays_flat() {
         late >> 20,
     );
     assert_eq!(cloud + local + cut + deadline, requests);
-    assert!(latest <= DEADLINE + GRACE, "{latest:?}");
+    assert!(latest <= DEADLINE + timer + GRACE, "{latest:?}");
     assert!(late <= early + GROWTH, "{early} bytes, then {late}");
 }

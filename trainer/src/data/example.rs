@@ -1,4 +1,4 @@
-//! One row of a task file, and the reader of such files.
+//! One row of a data set, and the reader of small task files that fit into memory.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -8,9 +8,10 @@ use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::quality::Metric;
 
 /// A question and the answer it should get.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Example {
     /// Stable name of the row; unique within its file.
     pub id: String,
@@ -20,6 +21,44 @@ pub struct Example {
     pub input: String,
     /// The reference answer.
     pub target: String,
+    /// How an answer is scored.
+    #[serde(default, skip_serializing_if = "Metric::is_default")]
+    pub metric: Metric,
+    /// All reference answers, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
+    /// What was said before the prompt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Message>,
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Example {
+    /// Quality of an answer in [0, 1], by the row's own metric.
+    #[must_use]
+    pub fn quality(&self, answer: &str) -> f64 {
+        let target = std::slice::from_ref(&self.target);
+        self.metric.of(answer, if self.references.is_empty() { target } else { &self.references })
+    }
+
+    /// # Errors
+    /// What is wrong with the row.
+    pub(super) fn check(&self) -> Result<(), String> {
+        for (field, value) in [("id", &self.id), ("input", &self.input), ("target", &self.target)] {
+            if value.trim().is_empty() {
+                return Err(format!("`{field}` is empty"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Reads task rows, one JSON object a line; a name that ends in `.gz` is decompressed on the way.
@@ -38,8 +77,8 @@ pub fn read_jsonl(path: &Path) -> Result<Vec<Example>> {
     }
 }
 
-/// Longest line of a task file, in bytes: far above any prompt, far below what would exhaust a small machine.
-const MAX_LINE: u64 = 4 << 20;
+/// Longest row of a data file, in bytes: far above any prompt, far below what would exhaust a small machine.
+pub(super) const MAX_ROW: usize = 4 << 20;
 
 fn read(mut reader: impl BufRead, path: &Path) -> Result<Vec<Example>> {
     let mut rows: Vec<Example> = Vec::new();
@@ -48,19 +87,15 @@ fn read(mut reader: impl BufRead, path: &Path) -> Result<Vec<Example>> {
     for number in 1_usize.. {
         let bad = |what: &str| Error::new(ErrorKind::Data, format!("{}:{number}: {what}", path.display()));
         line.clear();
-        let read = reader.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line);
+        let read = reader.by_ref().take(MAX_ROW as u64 + 1).read_until(b'\n', &mut line);
         match read.map_err(|e| bad(&format!("cannot be read: {e}")).with_source(e))? {
             0 => break,
-            length if length as u64 > MAX_LINE => return Err(bad(&format!("the line is over {MAX_LINE} bytes"))),
+            length if length > MAX_ROW => return Err(bad(&format!("the line is over {MAX_ROW} bytes"))),
             _ if line.trim_ascii().is_empty() => continue,
             _ => {}
         }
         let row: Example = serde_json::from_slice(&line).map_err(|e| bad(&e.to_string()).with_source(e))?;
-        for (field, value) in [("id", &row.id), ("input", &row.input), ("target", &row.target)] {
-            if value.trim().is_empty() {
-                return Err(bad(&format!("`{field}` is empty")));
-            }
-        }
+        row.check().map_err(|what| bad(&what))?;
         if !ids.insert(row.id.clone()) {
             return Err(bad(&format!("the id `{}` stands twice", row.id)));
         }

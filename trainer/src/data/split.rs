@@ -1,6 +1,7 @@
 //! Which split a row belongs to: decided by a hash of its words alone, so that adding rows or changing
 //! their order never moves a row from one split to another.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Example;
@@ -24,14 +25,39 @@ pub fn split_by_hash(rows: Vec<Example>, share: f64) -> Split {
 }
 
 /// Where a text falls in `[0, 1)`.
-fn position(text: &str) -> f64 {
+pub(super) fn position(text: &str) -> f64 {
+    f64::from(words(text)[0]) / (f64::from(u32::MAX) + 1.0)
+}
+
+/// A number for folds, which has nothing to do with [`position`].
+pub(super) fn fold_number(text: &str) -> u32 {
+    words(text)[1]
+}
+
+fn words(text: &str) -> [u32; 2] {
     let mut hash = Sha256::new();
     for word in text.split_whitespace() {
         hash.update(word.to_lowercase());
         hash.update(" ");
     }
-    let [a, b, c, d, ..]: [u8; 32] = hash.finalize().into();
-    f64::from(u32::from_be_bytes([a, b, c, d])) / (f64::from(u32::MAX) + 1.0)
+    let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = hash.finalize().into();
+    [u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])]
+}
+
+/// One of several parts that the rows fall into by a stable hash of their input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fold {
+    /// Which part, from 0.
+    pub fold: u32,
+    /// How many parts there are.
+    pub of: u32,
+}
+
+impl Fold {
+    pub(super) fn has(self, number: u32) -> bool {
+        number % self.of.max(1) == self.fold
+    }
 }
 
 #[cfg(test)]
@@ -40,7 +66,13 @@ mod tests {
 
     fn rows() -> Vec<Example> {
         (0..2000)
-            .map(|n| Example { id: n.to_string(), task: "t".into(), input: format!("say {n}"), target: "x".into() })
+            .map(|n| Example {
+                id: n.to_string(),
+                task: "t".into(),
+                input: format!("say {n}"),
+                target: "x".into(),
+                ..Example::default()
+            })
             .collect()
     }
 

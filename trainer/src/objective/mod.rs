@@ -16,11 +16,12 @@ use crate::error::{Error, ErrorKind};
 use crate::model::{argmax, floats};
 
 /// A training objective.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Objective {
     /// Cross-entropy: `-sum_i log p_S(y_i)`.
+    #[default]
     Xent,
     /// Cross-entropy and distillation:
     /// `-sum_i [ w log p_S(y_i) + (1-w) sum_v p_L(v) log p_S(v) ]`.
@@ -33,11 +34,14 @@ pub enum Objective {
     /// Gatekeeper: `a` x cross-entropy where the small model is right, `(1-a)` x `KL(p_S || uniform)` where it is
     /// wrong. Needs no large model.
     Gatekeeper,
+    /// Sequence-level distillation (Kim & Rush, arXiv 1606.07947): cross-entropy on the large model's own answers, which
+    /// take the place of the targets before anything is encoded.
+    SeqKd,
 }
 
 impl Objective {
     /// Every objective, in the order of reports.
-    pub const ALL: [Self; 5] = [Self::Xent, Self::Dist, Self::CatXent, Self::CatDist, Self::Gatekeeper];
+    pub const ALL: [Self; 6] = [Self::Xent, Self::Dist, Self::CatXent, Self::CatDist, Self::Gatekeeper, Self::SeqKd];
 
     /// The name in options, files and reports.
     #[must_use]
@@ -48,13 +52,20 @@ impl Objective {
             Self::CatXent => "cat-xent",
             Self::CatDist => "cat-dist",
             Self::Gatekeeper => "gatekeeper",
+            Self::SeqKd => "seq-kd",
         }
     }
 
     /// Whether the large model's annotations are needed.
     #[must_use]
     pub fn needs_annotations(self) -> bool {
-        matches!(self, Self::Dist | Self::CatXent | Self::CatDist)
+        matches!(self, Self::Dist | Self::CatXent | Self::CatDist | Self::SeqKd)
+    }
+
+    /// Whether the large model's distribution is learned from, which needs a shared vocabulary.
+    #[must_use]
+    pub fn distils(self) -> bool {
+        matches!(self, Self::Dist | Self::CatDist)
     }
 
     /// Whether tokens that neither model predicts are masked.
@@ -93,12 +104,40 @@ pub struct ObjectiveOptions {
     pub normalise: Normalise,
     /// `a` of Gatekeeper, 0 to 1.
     pub gatekeeper: f64,
+    /// Whose guesses stand for the small model's in the mask.
+    pub mask: Mask,
 }
 
 impl Default for ObjectiveOptions {
     fn default() -> Self {
-        Self { target_weight: 0.5, tail: Tail::default(), normalise: Normalise::default(), gatekeeper: 0.5 }
+        let (tail, normalise, mask) = (Tail::default(), Normalise::default(), Mask::default());
+        Self { target_weight: 0.5, tail, normalise, gatekeeper: 0.5, mask }
     }
+}
+
+impl ObjectiveOptions {
+    /// # Errors
+    /// [`ErrorKind::Config`] naming the option that is out of range.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        for (name, value) in [("target_weight", self.target_weight), ("gatekeeper", self.gatekeeper)] {
+            if !(0.0..=1.0).contains(&value) {
+                let message = format!("objective.options.{name}: {value} is outside 0..=1");
+                return Err(Error::new(ErrorKind::Config, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whose guesses stand for the small model's in the mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mask {
+    /// Those of the model in training, which changes its own mask.
+    #[default]
+    Current,
+    /// Those of the model as it was before the first step.
+    Initial,
 }
 
 /// What becomes of the large model's probability outside its top k.
@@ -153,13 +192,23 @@ impl AddAssign for Hits {
     }
 }
 
-/// One batch's loss.
+/// One batch's loss. What is minimised is `sum / divisor`, nats per token.
 #[derive(Debug)]
 pub struct Loss {
-    /// The number to minimise, `[1]`, nats per token.
-    pub value: Tensor<1>,
+    /// Sum over the tokens, `[1]`, nats.
+    pub sum: Tensor<1>,
+    /// What the sum is divided by; several batches of one step are summed before they are divided.
+    pub divisor: usize,
     /// Where the guesses fell. Without annotations the large model counts as wrong.
     pub hits: Hits,
+}
+
+impl Loss {
+    /// The loss of this batch by itself, `[1]`, nats per token; 0 if nothing is counted.
+    #[must_use]
+    pub fn value(&self) -> Tensor<1> {
+        self.sum.clone().div_scalar(self.divisor.max(1) as f64)
+    }
 }
 
 /// The loss of one batch.
@@ -220,7 +269,7 @@ pub fn loss(
         Normalise::UnmaskedTokens => unmasked,
     };
     let alpha = Tensor::from_data(TensorData::new(alpha, [count]), &device);
-    Loss { value: (per_token * alpha).sum().div_scalar(divisor.max(1) as f64), hits }
+    Loss { sum: (per_token * alpha).sum(), divisor, hits }
 }
 
 /// `-sum_v p_L(v) log p_S(v)` per target token, over the top k and what is left of them, `[targets]`.

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# SmolLM2-135M-Instruct on CLINC150, HWU64 and SNIPS: a large model fine-tuned on all rows, two more on half of them each so
+# that the mask says something (cross-fitting), then the small one with xent, cat-xent and cat-dist under the same budget.
+#
+#   docs/experiments/intents/run.sh CHECKPOINT DATA OUT
+#
+# CHECKPOINT: folder of SmolLM2-135M-Instruct as Hugging Face transformers lays it out. DATA: folder with
+# clinc150/, hwu64/ and snips/, each with train.jsonl, validation.jsonl and test.jsonl as trainer/DATA.md describes them.
+# STEPS, LARGE_STEPS, SMALL_LAYERS, SEEDS and ROWS make it shorter. Every part goes on where it was stopped.
+set -euo pipefail
+checkpoint=$1 data=$2 out=$3
+here=$(cd "$(dirname "$0")" && pwd)
+margay=${MARGAY:-target/release/margay}
+steps=${STEPS:-1500} large_steps=${LARGE_STEPS:-3000} layers=${SMALL_LAYERS:-10} seeds=${SEEDS:-3} rows=${ROWS:-200}
+
+common=(--set "model.checkpoint=$checkpoint" --set "evaluation.rows=$rows")
+for at in 0 1 2; do
+    set_name=$(sed -n "$((at + 1))p" <<<$'clinc150\nhwu64\nsnips')
+    common+=(--set "data.train.$at.path=$data/$set_name/train.jsonl")
+    common+=(--set "data.evaluation.$at.path=$data/$set_name/validation.jsonl")
+done
+
+large() { # NAME [more settings]
+    local name=$1
+    shift
+    [ -e "$out/$name/model/model.safetensors" ] && return
+    "$margay" train "$here/large.toml" --resume "${common[@]}" --set "out=$out/$name" --set "training.steps=$large_steps" "$@"
+}
+large large
+large large-0 --set data.leave_out.fold=0 --set data.leave_out.of=2
+large large-1 --set data.leave_out.fold=1 --set data.leave_out.of=2
+
+for at in 0 1 2; do
+    set_name=$(sed -n "$((at + 1))p" <<<$'clinc150\nhwu64\nsnips')
+    common+=(--set "data.test.$at.path=$data/$set_name/test.jsonl")
+done
+"$margay" train "$here/small.toml" --compare xent,cat-xent,cat-dist --seeds "$seeds" "${common[@]}" \
+    --set "out=$out/small" --set "model.first_layers=$layers" --set "training.steps=$steps" \
+    --set "large.annotations=$out/large.annotations" --set "large.checkpoint=$out/large/model" \
+    --set "large.cross_fit=[\"$out/large-0/model\", \"$out/large-1/model\"]"

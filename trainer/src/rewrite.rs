@@ -57,7 +57,7 @@ impl CausalLm {
                 }
             }
             for (input, parts) in PROJECTIONS {
-                let parts: Vec<&str> = parts.iter().copied().filter(|part| wanted(&part)).collect();
+                let parts: Vec<&str> = parts.iter().copied().filter(|part| wanted(part)).collect();
                 let Some(moments) = sums.take(input).filter(|_| !parts.is_empty()) else { continue };
                 let mut matrices: Vec<Matrix> =
                     parts.iter().map(|part| matrix(weight(layer, part), self.projection(layer, part))).collect();

@@ -18,6 +18,7 @@ pub mod export;
 pub mod generate;
 mod interrupt;
 mod library;
+pub mod score;
 pub mod serve;
 pub mod train;
 
@@ -59,6 +60,8 @@ enum Command {
     Generate(Box<generate::GenerateArgs>),
     /// Talk to a bundle, with its confidence after every answer
     Chat(Box<chat::ChatArgs>),
+    /// Run a task file through a bundle, into an outcome table
+    Score(Box<score::ScoreArgs>),
     /// List execution providers, and what a bundle really runs on
     Devices(device::DevicesArgs),
     /// Look into bundles, verify, sign, pack and compare them
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
         Command::Generate(args) => generate::generate(&args, &mut console),
         Command::Chat(args) => chat::chat(&args, &mut std::io::stdin().lock(), &mut console),
+        Command::Score(args) => score::score(&args, &mut console).map(drop),
         Command::Devices(args) => device::devices(&args, &mut console).map(drop),
         Command::Bundle(command) => bundle::run(&command, &mut console),
         Command::Config(args) => config::config(&args, &mut console),

@@ -95,6 +95,44 @@ fn chat_remembers_and_devices_reports() {
 }
 
 #[test]
+fn score_goes_on_where_it_was_broken_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let rows = [
+        r#"{"id":"t/test/0","task":"t","input":"hello","target":"yes","options":["yes","no"],"metric":"accuracy"}"#,
+        r#"{"id":"t/test/1","task":"t","input":"play, \"some\" music","target":"x","metric":"f1","references":["x"]}"#,
+        r#"{"id":"t/test/2","task":"t","input":"hello","target":"no","options":["yes","no"],"metric":"accuracy"}"#,
+    ];
+    let (data, whole, parts) = (path("data.jsonl"), path("whole.csv"), path("parts.csv"));
+    std::fs::write(&data, rows.join("\n")).unwrap();
+    let score = |out: &str, limit: &str| {
+        let arguments = ["--data", &data, "--out", out, "--limit", limit, "--max-tokens", "5", "--threads", "1"];
+        let output = margay("score", &arguments, "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    score(&whole, "9");
+    assert!(score(&parts, "1").contains("1 rows asked, 0 known"));
+    // The process was killed while it wrote a row.
+    let torn = std::fs::read_to_string(&parts).unwrap() + "t/test/1,toy,0.";
+    std::fs::write(&parts, torn).unwrap();
+    assert!(score(&parts, "9").contains("2 rows asked, 1 known"));
+    assert!(score(&parts, "9").contains("0 rows asked, 3 known"));
+    let read = |path: &str| {
+        let table = margay_evaluation::outcome::Table::read(Path::new(path)).unwrap();
+        let mut rows = table.rows().to_vec();
+        rows.iter_mut().for_each(|row| row.latency_ms = None);
+        rows
+    };
+    let (whole, parts) = (read(&whole), read(&parts));
+    assert_eq!(whole, parts);
+    // Of two rows with the same options and opposite targets, one is right.
+    assert!((whole[0].quality + whole[2].quality - 1.0).abs() < 1e-9);
+    assert_eq!((whole[1].tokens_out, whole[1].split.as_deref()), (Some(5), Some("test")));
+    assert!(whole.iter().all(|row| row.score == row.signals.get("chow-average").copied() && row.score.is_some()));
+}
+
+#[test]
 fn what_makes_no_sense_is_named() {
     for (arguments, why) in [
         (&["--prompt", "x", "--temperature=-1"][..], "temperature"),

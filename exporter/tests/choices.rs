@@ -1,6 +1,5 @@
 //! Choosing among answers on checkpoints of every family, against the likelihoods that Hugging Face transformers computes
 //! (`fixtures/make_choices.py`).
-#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
 use std::collections::BTreeMap;
 use std::fs;

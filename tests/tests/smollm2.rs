@@ -44,6 +44,7 @@ fn both_operator_forms_of_a_real_model_compute_what_the_trainer_does() {
             provenance: BTreeMap::new(),
             golden_prompts: vec!["What is the capital of France?".into()],
             operators,
+            ..Default::default()
         };
         let exported =
             export_as(&checkpoint, &out.path().join("bundle"), &options, WeightFormat::F32, &mut |_| ()).unwrap();

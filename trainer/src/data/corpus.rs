@@ -424,7 +424,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text: String = (0..400).map(row).collect();
         let source = write(folder.path(), "a.jsonl", &text);
-        let split = Corpus::index(&[source.clone()], 0.25, BadRows::Refuse).unwrap();
+        let split = Corpus::index(std::slice::from_ref(&source), 0.25, BadRows::Refuse).unwrap();
         assert_eq!(split.train.len() + split.held_back.len(), 400);
         assert!((60..140).contains(&split.held_back.len()));
         let capped = Source { cap: Some(10), ..source };
@@ -451,7 +451,7 @@ mod tests {
     #[test]
     fn a_file_that_changed_is_an_error_and_not_another_row() {
         let folder = tempfile::tempdir().unwrap();
-        let source = write(folder.path(), "a.jsonl", &row(1).repeat(1));
+        let source = write(folder.path(), "a.jsonl", &row(1));
         let corpus = index(source.clone(), BadRows::Refuse).unwrap();
         std::fs::write(&source.path, "short").unwrap();
         assert!(corpus.example(0).unwrap_err().to_string().contains("a.jsonl"));

@@ -19,7 +19,6 @@ impl Dropout {
         let stream = seed ^ 0xD20 ^ batch.wrapping_mul(0xBF58_476D_1CE4_E5B9);
         Self { rng: StdRng::seed_from_u64(stream), below: (probability * 256.0).round() as u8 }
     }
-
 }
 
 impl Watch for Dropout {

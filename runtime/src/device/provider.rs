@@ -127,6 +127,12 @@ impl Provider {
         }
     }
 
+    /// Whether it extends past key-values in place when past and present are one buffer, as ONNX Runtime's own kernel does.
+    /// OpenVINO takes the whole buffer for the past, and what is not written yet with it; of the others it was not seen.
+    pub(crate) fn shares_buffers(self) -> bool {
+        self == Self::Cpu
+    }
+
     /// What there is of it in this program and in the ONNX Runtime that is loaded.
     ///
     /// # Errors

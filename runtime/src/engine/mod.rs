@@ -91,7 +91,7 @@ impl Engine {
             let operators = own.as_ref().map(|_| operators::domain(settings.threads)).transpose()?.flatten();
             let graph = own.unwrap_or_else(|| bundle.graph());
             let session = session(&environment, &graph, provider, &settings, profile.as_deref(), operators)?;
-            let mut decoder = Decoder::new(session, &manifest.model, memory.key_values)?;
+            let mut decoder = Decoder::new(session, &manifest.model, provider.shares_buffers(), memory.key_values)?;
             let load = prepared + started.elapsed();
             let started = Instant::now();
             let checked = check_canary(&mut decoder, &manifest.canary);

@@ -68,8 +68,9 @@ pub(super) struct Snapshot {
 }
 
 impl Decoder {
-    /// Prepares `session` for a first sequence, whose cache never takes more than `cache_limit` bytes.
-    pub(super) fn new(session: Session, model: &Model, cache_limit: u64) -> Result<Self> {
+    /// Prepares `session` for a first sequence, whose cache never takes more than `cache_limit` bytes. Whether past and present
+    /// may be one buffer, the execution provider decides (`shares`) and the graph.
+    pub(super) fn new(session: Session, model: &Model, shares: bool, cache_limit: u64) -> Result<Self> {
         let dimensions = Dimensions {
             vocabulary: model.vocabulary_size,
             context: model.context_length,
@@ -80,8 +81,10 @@ impl Decoder {
         };
         dimensions.check(&session)?;
         let cache = match model.operators {
-            Operators::Fused => Cache::Shared(Box::new(Bound::new(session.create_binding().map_err(inference)?)?)),
-            Operators::Standard => Cache::Grown(dimensions.empty()?),
+            Operators::Fused if shares => {
+                Cache::Shared(Box::new(Bound::new(session.create_binding().map_err(inference)?)?))
+            }
+            Operators::Fused | Operators::Standard => Cache::Grown(dimensions.empty()?),
         };
         let logits = Tensor::new(&Allocator::default(), [1, 1, dimensions.vocabulary]).map_err(inference)?;
         let mut decoder = Self { session, dimensions, cache, logits, capacity: 0, tokens: Vec::new(), cache_limit };

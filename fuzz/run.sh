@@ -15,7 +15,7 @@ flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanit
 flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
 host=$(rustc -vV | sed -n 's/^host: //p')
 # With --target, build scripts and macros stay without coverage.
-RUSTFLAGS="$flags" cargo build --release --locked --quiet --target "$host" "${targets[@]/#/--bin=}"
+RUSTFLAGS="$flags" cargo build --release --quiet --target "$host" "${targets[@]/#/--bin=}"
 for target in "${targets[@]}"; do
     mkdir -p "corpus/$target"
     printf '%s: ' "$target"

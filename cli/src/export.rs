@@ -7,8 +7,8 @@ use std::time::Instant;
 use clap::Args;
 use margay::Bundle;
 use margay_exporter::{
-    Export, ExportOptions, Operators, Progress, SecretKey, Verification, WeightFormat, export_as, sign,
-    verify_checkpoint,
+    Export, ExportOptions, MeasureOptions, Method, Operators, Progress, SecretKey, Text, Verification, WeightFormat,
+    export_as, read_texts, sign, verify_checkpoint,
 };
 use margay_trainer::Checkpoint;
 
@@ -34,6 +34,18 @@ pub struct ExportArgs {
     /// A name for people [default: that of the checkpoint]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// How 4-bit codes are chosen: gptq, or nearest
+    #[arg(long, value_name = "METHOD", default_value_t)]
+    pub rounding: Method,
+    /// Texts for gptq, JSON Lines with `text`, or `input` and `target` [default: texts that come with margay]
+    #[arg(long, value_name = "FILE")]
+    pub calibration_data: Option<PathBuf>,
+    /// Texts to measure perplexity and accuracy on, before and after, in the same form
+    #[arg(long, value_name = "FILE")]
+    pub perplexity_data: Option<PathBuf>,
+    /// Percent by which the perplexity may rise: matrices get 8 bits instead of 4 until it rises by no more
+    #[arg(long, value_name = "PERCENT", requires = "perplexity_data")]
+    pub max_perplexity_increase: Option<f64>,
     /// SPDX expression for the weights
     #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
     pub licence: String,
@@ -51,6 +63,9 @@ pub struct VerifyArgs {
     /// Folder or GGUF file of the checkpoint that it was exported from
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub checkpoint: PathBuf,
+    /// The texts that its 4-bit weights were calibrated on, if not those that come with margay
+    #[arg(long, value_name = "FILE")]
+    pub calibration_data: Option<PathBuf>,
 }
 
 /// Exports a checkpoint.
@@ -81,6 +96,9 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         )]),
         golden_prompts: golden_prompts(),
         operators: args.operators,
+        method: args.rounding,
+        calibration: texts(args.calibration_data.as_deref())?,
+        measure: args.perplexity_data.as_deref().map(|path| measure(path, args.max_perplexity_increase)).transpose()?,
     };
     let mut exported = {
         let length = architecture.num_hidden_layers + options.golden_prompts.len();
@@ -111,6 +129,22 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
     if let Some(quantization) = &exported.quantization {
         console.line(format!("{} against the checkpoint's own weights: {quantization}", args.weights))?;
     }
+    if let Some((before, after)) = &exported.quality {
+        console.line(format!(
+            "perplexity over {} tokens: {:.3} of the checkpoint, {:.3} of the bundle ({:+.2} %)",
+            after.tokens,
+            before.perplexity(),
+            after.perplexity(),
+            100.0 * (after.perplexity() / before.perplexity() - 1.0),
+        ))?;
+        if let (Some(before), Some(own)) = (before.accuracy(), after.accuracy()) {
+            let (before, own) = (100.0 * before, 100.0 * own);
+            console.line(format!("accuracy over {} answers: {before:.1} % and {own:.1} %", after.answers))?;
+        }
+    }
+    if !exported.in_8_bits.is_empty() {
+        console.line(format!("in 8 bits: {}", exported.in_8_bits.join(", ")))?;
+    }
     console.line(verified(args.weights, &exported.verification))?;
     if let Some(key) = &key {
         exported.bundle = sign(&exported.bundle, key)?;
@@ -127,13 +161,27 @@ pub fn verify(args: &VerifyArgs, console: &mut Console) -> Result<Verification> 
     let bundle = Bundle::open(&args.bundle)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     library::prepare(console, "")?;
-    let verification = verify_checkpoint(&bundle, &checkpoint, &golden_prompts())?;
+    let options = ExportOptions {
+        golden_prompts: golden_prompts(),
+        calibration: texts(args.calibration_data.as_deref())?,
+        ..ExportOptions::default()
+    };
+    let verification = verify_checkpoint(&bundle, &checkpoint, &options)?;
     console.line(verified(&bundle.manifest().model.quantization, &verification))?;
     Ok(verification)
 }
 
 fn verified(weights: impl std::fmt::Display, verification: &Verification) -> String {
     format!("verified, ONNX Runtime against the trainer with {weights} weights: {verification}")
+}
+
+/// Texts of a file; none without one.
+fn texts(path: Option<&Path>) -> Result<Vec<Text>> {
+    Ok(path.map(read_texts).transpose()?.unwrap_or_default())
+}
+
+fn measure(path: &Path, max_perplexity_increase: Option<f64>) -> Result<MeasureOptions> {
+    Ok(MeasureOptions { data: name_of(path), texts: read_texts(path)?, max_perplexity_increase })
 }
 
 /// The folder's name, or the file's without its ending.

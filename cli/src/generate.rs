@@ -167,8 +167,8 @@ pub fn generate(args: &GenerateArgs, console: &mut Console) -> Result<()> {
     let engine = Engine::load(&bundle, args.device.options())?;
     let policy = bundle.policy().map(|calibrated| &calibrated.policy);
     if !args.options.is_empty() {
-        let mut options = ChooseOptions::default();
-        options.normalise = if args.normalise { Normalise::Tokens } else { Normalise::Not };
+        let normalise = if args.normalise { Normalise::Tokens } else { Normalise::Not };
+        let options = ChooseOptions { normalise, ..Default::default() };
         let choice = engine.choose(&request, &args.options, &options, policy)?;
         return print_choice(args, &choice, console);
     }

@@ -232,8 +232,8 @@ fn ask(engine: &Engine, row: &Row, args: &ScoreArgs, model: &str) -> Result<Outc
     } else {
         let gap = if args.raw { " " } else { "" };
         let texts: Vec<String> = row.options.iter().map(|option| format!("{gap}{option}")).collect();
-        let mut options = ChooseOptions::default();
-        options.normalise = if args.normalise { Normalise::Tokens } else { Normalise::Not };
+        let normalise = if args.normalise { Normalise::Tokens } else { Normalise::Not };
+        let options = ChooseOptions { normalise, ..Default::default() };
         let mut choice = engine.choose(&request, &texts, &options, None)?;
         let best = choice.answers.swap_remove(choice.best);
         Answered {

@@ -6,24 +6,26 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use margay::bundle::digest::ModelDigest;
-use margay::bundle::manifest::{FileEntry, Manifest, Model, Operators, Prompt, SCHEMA};
+use margay::bundle::manifest::{FileEntry, Manifest, Measurement, Model, Operators, Prompt, SCHEMA};
 use margay::bundle::signature::{SIGNATURE_FILE, Signatures};
 use margay::bundle::{Bundle, CalibratedPolicy, MANIFEST_FILE, POLICY_FILE, REPORT_FILE};
 use margay::{DeviceOptions, Engine};
-use margay_trainer::{Architecture, CausalLm, Checkpoint, Device, Tokenizer};
+use margay_trainer::{Architecture, Checkpoint, Device, Tokenizer};
 use prost::Message;
 use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::canary;
 use crate::error::{Error, ErrorKind, Result};
+use crate::measure::{self, Quality, of_engine, of_model};
 use crate::onnx::{ExternalData, decoder_graph, own_operators};
-use crate::quantize::WeightFormat;
+use crate::quantize::{Method, Recipe, WeightFormat, probe, promote};
 use crate::signing::SecretKey;
+use crate::texts::{Text, calibration_texts};
 use crate::verify::{Verification, compare, verify};
 
 /// What an export says about the model beside what the checkpoint knows.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ExportOptions {
     /// A name for people.
     pub name: String,
@@ -35,6 +37,23 @@ pub struct ExportOptions {
     pub golden_prompts: Vec<String>,
     /// What the graph is made of: fused operators are faster, standard ones run on every provider.
     pub operators: Operators,
+    /// How 4-bit codes are chosen.
+    pub method: Method,
+    /// Texts that show what the inputs of 4-bit matrices look like; without any, [`calibration_texts`].
+    pub calibration: Vec<Text>,
+    /// Texts on which perplexity and accuracy are measured, of the checkpoint and of the bundle.
+    pub measure: Option<MeasureOptions>,
+}
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct MeasureOptions {
+    /// Name of the texts.
+    pub data: String,
+    /// The texts; none of those that weights are calibrated on.
+    pub texts: Vec<Text>,
+    /// By how many percent the perplexity may rise: matrices get 8 bits instead of 4 until it rises by no more.
+    pub max_perplexity_increase: Option<f64>,
 }
 
 /// A bundle that was just written, and what was compared.
@@ -47,6 +66,10 @@ pub struct Export {
     pub verification: Verification,
     /// The graph against the trainer with the checkpoint's own weights: what did quantization cost? `None` without it.
     pub quantization: Option<Verification>,
+    /// The texts as the checkpoint and as the bundle predict them, if there are any.
+    pub quality: Option<(Quality, Quality)>,
+    /// Matrices that got 8 bits instead of 4.
+    pub in_8_bits: Vec<String>,
 }
 
 /// How far an export is.
@@ -91,7 +114,23 @@ pub fn export_as(
     let tokenizer = checkpoint.tokenizer()?;
     let conversation = checkpoint.conversation(&tokenizer)?;
     let prompts = golden(architecture, &tokenizer, &options.golden_prompts)?;
-    let model = stored_model(checkpoint, format)?;
+    let measured = match &options.measure {
+        Some(measure) => {
+            let texts = measure::encode(&measure.texts, &tokenizer, architecture.max_position_embeddings)?;
+            let own = checkpoint.model(&Device::flex())?;
+            let before = of_model(&own, &texts);
+            Some((measure, before, probe(&own, &texts), texts))
+        }
+        None => None,
+    };
+    // One model at a time is in memory.
+    let recipe = recipe(checkpoint, &tokenizer, format, options)?;
+    let (mut model, mut stored) = recipe.apply(checkpoint)?;
+    let mut in_8_bits = vec![];
+    if let Some((MeasureOptions { max_perplexity_increase: Some(percent), .. }, before, likely, texts)) = &measured {
+        let most = before.perplexity() * (1.0 + percent / 100.0);
+        in_8_bits = promote(&mut model, &mut stored, checkpoint, texts, likely, most)?;
+    }
     let canary = match format {
         WeightFormat::F32 => canary::of_floats(&model, &prompts[0], &conversation.stop_tokens, architecture),
         _ => canary::of_quantized(&model, &prompts, &conversation.stop_tokens, architecture),
@@ -100,7 +139,7 @@ pub fn export_as(
     let staging = Staging::beside(folder)?;
     let mut data = ExternalData::create(staging.path(), WEIGHTS)?;
     let written = &mut |layers| progress(Progress::Written(layers));
-    let graph = decoder_graph(architecture, &checkpoint.weights()?, format, options.operators, &mut data, written)?;
+    let graph = decoder_graph(architecture, &checkpoint.weights()?, &stored, options.operators, &mut data, written)?;
     data.finish()?;
     staging.write(GRAPH, &graph.encode_to_vec())?;
     let own = own_operators(&graph);
@@ -151,29 +190,74 @@ pub fn export_as(
         WeightFormat::F32 => None,
         _ => Some(compare(&engine, &checkpoint.model(&Device::flex())?, &prompts, &mut |_| ())?),
     };
+    let quality = match measured {
+        Some((measure, before, _, texts)) => {
+            let after = of_engine(&engine, &texts)?;
+            manifest.measurements = measurements(&measure.data, &before, &after);
+            if !in_8_bits.is_empty() {
+                manifest.provenance.insert(IN_8_BITS.into(), in_8_bits.join(" "));
+            }
+            staging.write_json(MANIFEST_FILE, &manifest)?;
+            Some((before, after))
+        }
+        None => None,
+    };
     drop(engine);
     staging.replace(folder)?;
-    Ok(Export { bundle: Bundle::open(folder)?, verification, quantization })
+    Ok(Export { bundle: Bundle::open(folder)?, verification, quantization, quality, in_8_bits })
 }
 
-/// Holds a bundle against the checkpoint that it was exported from.
+/// Holds a bundle against the checkpoint that it was exported from. Weights in few bits are quantized again, as `options` say
+/// they were; golden prompts are those of the options too.
 ///
 /// # Errors
 /// [`ErrorKind::Bundle`] when it does not run, or its weights are stored in a way that this version does not know;
 /// [`ErrorKind::Mismatch`] when it computes something else than the checkpoint.
-pub fn verify_checkpoint(bundle: &Bundle, checkpoint: &Checkpoint, texts: &[String]) -> Result<Verification> {
-    let stored = &bundle.manifest().model.quantization;
+pub fn verify_checkpoint(bundle: &Bundle, checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Verification> {
+    let manifest = bundle.manifest();
+    let stored = &manifest.model.quantization;
     let format = stored.parse().map_err(|e| Error::new(ErrorKind::Bundle, format!("model.quantization: {e}")))?;
-    let prompts = golden(checkpoint.architecture(), &checkpoint.tokenizer()?, texts)?;
-    let verification = verify(bundle, &stored_model(checkpoint, format)?, &prompts)?;
+    let tokenizer = checkpoint.tokenizer()?;
+    let prompts = golden(checkpoint.architecture(), &tokenizer, &options.golden_prompts)?;
+    let mut recipe = recipe(checkpoint, &tokenizer, format, options)?;
+    if let Some(names) = manifest.provenance.get(IN_8_BITS) {
+        recipe.in_8_bits = names.split(' ').map(str::to_owned).collect();
+    }
+    let verification = verify(bundle, &recipe.apply(checkpoint)?.0, &prompts)?;
     verification.require(format)?;
     Ok(verification)
 }
 
-/// The trainer's model with the weights that an export stores.
-fn stored_model(checkpoint: &Checkpoint, format: WeightFormat) -> Result<CausalLm> {
-    let round = &mut |name: &str, columns: usize, values: &mut [f32]| format.round(name, columns, values);
-    Ok(checkpoint.model_through(&Device::flex(), round)?)
+/// How the weights of a checkpoint are to be stored.
+fn recipe(
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+    format: WeightFormat,
+    options: &ExportOptions,
+) -> Result<Recipe> {
+    let mut recipe = Recipe { format, method: options.method, ..Recipe::default() };
+    if format == WeightFormat::Int4 && options.method == Method::Feedback {
+        let built_in = if options.calibration.is_empty() { calibration_texts()? } else { vec![] };
+        let texts = if options.calibration.is_empty() { &built_in } else { &options.calibration };
+        let context = checkpoint.architecture().max_position_embeddings;
+        recipe.calibration = measure::calibration(texts, tokenizer, context)?;
+    }
+    Ok(recipe)
+}
+
+/// What was measured, as the manifest says it.
+fn measurements(data: &str, before: &Quality, after: &Quality) -> Vec<Measurement> {
+    let of = |quantity: &str, sample_size: usize, before: Option<f64>, after: f64| Measurement {
+        quantity: quantity.into(),
+        data: data.into(),
+        data_sha256: None,
+        sample_size: sample_size as u64,
+        before,
+        after,
+    };
+    let perplexity = of("perplexity", after.tokens, Some(before.perplexity()), after.perplexity());
+    let accuracy = after.accuracy().map(|own| of("accuracy", after.answers, before.accuracy(), own));
+    [perplexity].into_iter().chain(accuracy).collect()
 }
 
 /// What stands at the target is replaced whole: it must be a bundle, or empty.
@@ -249,6 +333,9 @@ const GRAPH: &str = "model.onnx";
 const WEIGHTS: &str = "model.onnx.data";
 const OWN_GRAPH: &str = "own.onnx";
 const TOKENIZER: &str = "tokenizer.json";
+
+/// Names, in the manifest's provenance, of the matrices that got 8 bits instead of 4.
+const IN_8_BITS: &str = "in-8-bits";
 
 fn describe(a: &Architecture, format: WeightFormat, operators: Operators) -> Model {
     Model {

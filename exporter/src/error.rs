@@ -28,6 +28,10 @@ pub enum ErrorKind {
     Checkpoint,
     /// The bundle cannot be opened or run. The cause says why.
     Bundle,
+    /// A file of texts is malformed. The message names file and line; mend them.
+    Data,
+    /// The model cannot be stored in the bits asked for without losing more than was allowed. Allow more, or take more bits.
+    Quality,
     /// A key file is not one or is open to others, or a bundle is signed and there is no key to sign it again.
     Key,
     /// The exported graph computes something else than the trainer. Nothing was written; report it.

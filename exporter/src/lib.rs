@@ -1,7 +1,7 @@
 //! From a checkpoint to an ONNX graph and a bundle, and the proof that they agree.
 //!
 //! ```no_run
-//! use margay_exporter::{ExportOptions, Operators, WeightFormat, export_as};
+//! use margay_exporter::{ExportOptions, WeightFormat, export_as};
 //! use margay_trainer::Checkpoint;
 //!
 //! let checkpoint = Checkpoint::open("SmolLM2-135M-Instruct".as_ref())?;
@@ -10,7 +10,7 @@
 //!     licence: "Apache-2.0".into(),
 //!     provenance: Default::default(),
 //!     golden_prompts: vec!["What is the capital of France?".into()],
-//!     operators: Operators::Fused,
+//!     ..Default::default()
 //! };
 //! margay::device::library::Locate::from_environment().find()?.initialise()?;
 //! let exported = export_as(&checkpoint, "smollm2.bundle".as_ref(), &options, WeightFormat::Int8, &mut |_| {})?;
@@ -32,14 +32,18 @@
 mod bundle;
 mod canary;
 mod error;
+mod measure;
 mod onnx;
 mod quantize;
 mod signing;
+mod texts;
 mod verify;
 
-pub use bundle::{Export, ExportOptions, Progress, export, export_as, verify_checkpoint, write_policy};
+pub use bundle::{Export, ExportOptions, MeasureOptions, Progress, export, export_as, verify_checkpoint, write_policy};
 pub use error::{Error, ErrorKind, Result};
 pub use margay::bundle::manifest::Operators;
-pub use quantize::WeightFormat;
+pub use measure::Quality;
+pub use quantize::{Method, WeightFormat};
 pub use signing::{SecretKey, remove_signatures, sign};
+pub use texts::{Text, calibration_texts, read_texts};
 pub use verify::{Verification, verify};

@@ -115,7 +115,7 @@ fn largest_difference(expected: &[f32], actual: &[f32]) -> f32 {
 }
 
 /// `KL(p || q)` in nats of the softmax of two rows of logits.
-fn divergence(p: &[f32], q: &[f32]) -> f64 {
+pub(crate) fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let log_sum = |row: &[f32]| {
         let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();

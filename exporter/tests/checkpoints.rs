@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use margay::device::library::Locate;
 use margay::{Bundle, DeviceOptions, Engine, Message};
-use margay_exporter::{Error, ErrorKind, Export, ExportOptions, Operators, WeightFormat, export_as, verify_checkpoint};
+use margay_exporter::{
+    Error, ErrorKind, Export, ExportOptions, MeasureOptions, Method, Operators, Text, WeightFormat, export_as,
+    verify_checkpoint,
+};
 use margay_trainer::{Checkpoint, Device, argmax};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -37,20 +40,27 @@ fn golden(family: &str) -> Golden {
     serde_json::from_slice(&fs::read(folder(family).join("golden.json")).unwrap()).unwrap()
 }
 
-fn export(family: &str, out: &Path, format: WeightFormat) -> Result<Export, Error> {
-    export_with(family, out, format, Operators::Fused)
-}
-
-fn export_with(family: &str, out: &Path, format: WeightFormat, operators: Operators) -> Result<Export, Error> {
-    Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap().initialise().unwrap();
-    let options = ExportOptions {
+fn options(family: &str) -> ExportOptions {
+    ExportOptions {
         name: family.into(),
         licence: "CC0-1.0".into(),
         provenance: BTreeMap::new(),
         golden_prompts: ["what is the name of the cat", "Überall 1234 Katzen!"].map(String::from).into(),
-        operators,
-    };
-    export_as(&Checkpoint::open(&folder(family)).unwrap(), out, &options, format, &mut |_| ())
+        ..ExportOptions::default()
+    }
+}
+
+fn export(family: &str, out: &Path, format: WeightFormat) -> Result<Export, Error> {
+    export_with(family, out, format, &options(family))
+}
+
+fn in_form(family: &str, operators: Operators) -> ExportOptions {
+    ExportOptions { operators, ..options(family) }
+}
+
+fn export_with(family: &str, out: &Path, format: WeightFormat, options: &ExportOptions) -> Result<Export, Error> {
+    Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap().initialise().unwrap();
+    export_as(&Checkpoint::open(&folder(family)).unwrap(), out, options, format, &mut |_| ())
 }
 
 fn difference(a: &[f32], b: &[f32]) -> f32 {
@@ -82,7 +92,9 @@ fn the_graph_computes_what_transformers_does() {
     let out = tempfile::tempdir().unwrap();
     for (family, operators) in FAMILIES.into_iter().flat_map(|family| FORMS.map(|form| (family, form))) {
         let (golden, case) = (golden(family), format!("{family}, {operators}"));
-        let bundle = export_with(family, &out.path().join(&case), WeightFormat::F32, operators).unwrap().bundle;
+        let bundle = export_with(family, &out.path().join(&case), WeightFormat::F32, &in_form(family, operators))
+            .unwrap()
+            .bundle;
         let engine = Engine::load(&bundle, DeviceOptions::default()).unwrap();
         let logits = engine.decode_logits(&golden.ids).unwrap();
         let scores = engine.log_probabilities(&golden.ids).unwrap();
@@ -121,17 +133,17 @@ fn quantized_graphs_compute_what_their_weights_say() {
         for format in [WeightFormat::Int8, WeightFormat::Int4] {
             let path = |operators| out.path().join(format!("{family}-{format}-{operators}"));
             let fused = Operators::Fused;
-            let exported = export_with(family, &path(fused), format, fused).unwrap();
+            let exported = export_with(family, &path(fused), format, &in_form(family, fused)).unwrap();
             let Export { bundle, verification, quantization, .. } = exported;
             let cost = quantization.unwrap();
-            let standard = export_with(family, &path(Operators::Standard), format, Operators::Standard).unwrap();
+            let standard =
+                export_with(family, &path(Operators::Standard), format, &in_form(family, Operators::Standard)).unwrap();
             assert!(standard.verification.mean_kl < 2e-3, "{family} {format}: {}", standard.verification);
             assert!(verification.mean_kl < 2e-3, "{family} {format}: {verification}");
             assert!(cost.mean_kl > last && cost.mean_kl < 0.2, "{family} {format}: {cost}");
             last = cost.mean_kl;
             assert_eq!(bundle.manifest().model.quantization, format.to_string());
-            let texts = ["the cat".to_owned()];
-            verify_checkpoint(&bundle, &Checkpoint::open(&folder(family)).unwrap(), &texts).unwrap();
+            verify_checkpoint(&bundle, &Checkpoint::open(&folder(family)).unwrap(), &options(family)).unwrap();
         }
     }
 }
@@ -142,7 +154,8 @@ fn quantized_graphs_compute_what_their_weights_say() {
 fn own_operators_compute_what_onnx_runtimes_do() {
     let out = tempfile::tempdir().unwrap();
     for family in FAMILIES {
-        let bundle = export(family, &out.path().join(family), WeightFormat::Int4).unwrap().bundle;
+        let nearest = ExportOptions { method: Method::Nearest, ..options(family) };
+        let bundle = export_with(family, &out.path().join(family), WeightFormat::Int4, &nearest).unwrap().bundle;
         assert!(bundle.own_graph().is_some(), "{family}");
         let golden = golden(family);
         let load = |portable| Engine::load(&bundle, DeviceOptions { portable, ..DeviceOptions::default() }).unwrap();
@@ -162,11 +175,10 @@ fn own_operators_compute_what_onnx_runtimes_do() {
 #[test]
 fn a_bundle_of_another_checkpoint_is_a_mismatch() {
     let out = tempfile::tempdir().unwrap();
-    let texts = ["the cat".to_owned()];
     for format in [WeightFormat::F32, WeightFormat::Int4] {
         let bundle = export("llama3", &out.path().join("bundle"), format).unwrap().bundle;
         let other = Checkpoint::open(&folder("qwen2")).unwrap();
-        assert_eq!(verify_checkpoint(&bundle, &other, &texts).unwrap_err().kind(), ErrorKind::Mismatch);
+        assert_eq!(verify_checkpoint(&bundle, &other, &options("qwen2")).unwrap_err().kind(), ErrorKind::Mismatch);
     }
 }
 
@@ -195,4 +207,51 @@ fn a_checkpoint_with_more_than_its_configuration_says_is_refused() {
     fs::write(&path, llama).unwrap();
     let error = Checkpoint::open(copy.path()).unwrap().model(&Device::flex()).unwrap_err();
     assert!(error.to_string().contains("model.layers.0.self_attn.k_norm.weight"), "{error}");
+}
+
+fn measured(max_perplexity_increase: Option<f64>) -> ExportOptions {
+    let texts =
+        ["what is the name of the cat, and who are one two three four five?", "Überall 1234 Katzen und 77 Hunde!"];
+    let mut texts: Vec<Text> = texts.map(|text| Text::Plain(text.into())).into();
+    texts.push(Text::Answer { input: "who are you".into(), target: "a cat".into() });
+    let measure = MeasureOptions { data: "cats.jsonl".into(), texts, max_perplexity_increase };
+    ExportOptions { method: Method::Nearest, measure: Some(measure), ..options("llama3") }
+}
+
+#[test]
+fn perplexity_and_accuracy_are_measured_before_and_after() {
+    let out = tempfile::tempdir().unwrap();
+    let exported = export_with("llama3", out.path(), WeightFormat::Int8, &measured(None)).unwrap();
+    let (before, after) = exported.quality.unwrap();
+    assert_eq!((before.tokens, before.answers), (after.tokens, 1));
+    let ratio = after.perplexity() / before.perplexity();
+    assert!((ratio - 1.0).abs() < 5e-3 && ratio != 1.0, "{ratio}");
+    let [perplexity, accuracy] = &exported.bundle.manifest().measurements[..] else { panic!("two measurements") };
+    assert_eq!((perplexity.quantity.as_str(), perplexity.data.as_str()), ("perplexity", "cats.jsonl"));
+    assert_eq!((perplexity.before, perplexity.after), (Some(before.perplexity()), after.perplexity()));
+    assert_eq!((accuracy.quantity.as_str(), accuracy.sample_size), ("accuracy", 1));
+}
+
+#[test]
+fn matrices_get_8_bits_until_the_perplexity_is_low_enough() {
+    let out = tempfile::tempdir().unwrap();
+    let folder_of = |name: &str| out.path().join(name);
+    let export = |name: &str, limit| export_with("llama3", &folder_of(name), WeightFormat::Int4, &measured(limit));
+    let percent = |exported: &Export| {
+        let (before, after) = exported.quality.unwrap();
+        100.0 * (after.perplexity() / before.perplexity() - 1.0)
+    };
+    let free = export("free", None).unwrap();
+    assert!(free.in_8_bits.is_empty() && percent(&free) > 0.1, "{}", percent(&free));
+    let limited = export("limited", Some(0.5 * percent(&free))).unwrap();
+    assert!(!limited.in_8_bits.is_empty());
+    // The limit holds for the trainer's arithmetic; ONNX Runtime rounds activations too.
+    assert!(percent(&limited) < 0.6 * percent(&free), "{} {}", percent(&limited), percent(&free));
+    let matrices = 1 + 7 * Checkpoint::open(&folder("llama3")).unwrap().architecture().num_hidden_layers;
+    assert!(limited.in_8_bits.len() < matrices, "no more than it takes: {:?}", limited.in_8_bits);
+    let llama = Checkpoint::open(&folder("llama3")).unwrap();
+    verify_checkpoint(&limited.bundle, &llama, &measured(None)).unwrap();
+    let error = export("no", Some(-50.0)).unwrap_err();
+    assert!(error.kind() == ErrorKind::Quality && error.to_string().contains("out of reach"), "{error}");
+    assert!(!folder_of("no").exists());
 }

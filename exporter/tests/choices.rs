@@ -1,6 +1,5 @@
 //! Choosing among answers on checkpoints of every family, against the likelihoods that Hugging Face transformers computes
 //! (`fixtures/make_choices.py`).
-#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,6 +40,7 @@ fn choices_are_as_likely_as_transformers_finds_them() {
             provenance: BTreeMap::new(),
             golden_prompts: vec![golden.prompt.clone()],
             operators,
+            ..ExportOptions::default()
         };
         let checkpoint = Checkpoint::open(&fixtures.join(family)).unwrap();
         let exported = export_as(

@@ -50,6 +50,7 @@ fn others_accept_and_run_both_operator_forms() {
                     provenance: BTreeMap::new(),
                     golden_prompts: vec!["the margay".into()],
                     operators,
+                    ..ExportOptions::default()
                 };
                 let folder = out.path().join(format!("{family}-{format}-{operators}"));
                 let bundle = export_as(&checkpoint, &folder, &options, format, &mut |_| ()).unwrap().bundle;

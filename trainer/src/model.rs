@@ -147,30 +147,47 @@ impl CausalLm {
     /// Attention is causal: padding on the right changes nothing to its left.
     #[must_use]
     pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.hidden_with(ids, None, &mut |x| x)
+        self.hidden_watched(ids, None, &mut Unwatched)
     }
 
-    /// [`CausalLm::hidden`] with a hook on the embedding and on every residual branch; training drops units there. With
-    /// `segments`, rows that share a sequence do not see each other.
-    pub(crate) fn hidden_with(
+    /// [`CausalLm::hidden`] with somebody watching. With `segments`, rows that share a sequence do not see each other.
+    pub(crate) fn hidden_watched(
         &self,
         ids: Tensor<2, Int>,
         segments: Option<&Segments>,
-        branch: &mut dyn FnMut(Tensor<3>) -> Tensor<3>,
+        watch: &mut dyn Watch,
     ) -> Tensor<3> {
-        let a = &self.architecture;
-        let [_, sequence] = ids.dims();
-        let positions = Positions::new(sequence, segments, a, &ids.device());
-        let mut x = self.model.embed_tokens.forward(ids);
-        if let Some(scale) = a.embedding_scale() {
-            x = x.mul_scalar(scale);
+        let positions = self.positions(ids.dims()[1], segments, &ids.device());
+        let mut x = watch.branch(self.embedded(ids));
+        for layer in 0..self.model.layers.len() {
+            x = self.layer(layer, x, &positions, watch);
         }
-        x = branch(x);
-        for (index, layer) in self.model.layers.iter().enumerate() {
-            let see = if a.window(index).is_some() { positions.local.as_ref() } else { None };
-            x = layer.forward(x, see.unwrap_or(&positions.global), a, branch);
+        self.normed(x)
+    }
+
+    /// What layers know about the positions of a sequence of this length.
+    pub(crate) fn positions(&self, sequence: usize, segments: Option<&Segments>, device: &Device) -> Positions {
+        Positions::new(sequence, segments, &self.architecture, device)
+    }
+
+    /// What the first layer reads, `[batch, sequence, hidden]`.
+    pub(crate) fn embedded(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let x = self.model.embed_tokens.forward(ids);
+        match self.architecture.embedding_scale() {
+            Some(scale) => x.mul_scalar(scale),
+            None => x,
         }
-        norm(&self.model.norm, x, a)
+    }
+
+    /// What a layer makes of its input, `[batch, sequence, hidden]`.
+    pub(crate) fn layer(&self, layer: usize, x: Tensor<3>, positions: &Positions, watch: &mut dyn Watch) -> Tensor<3> {
+        let local = self.architecture.window(layer).and(positions.local.as_ref());
+        self.model.layers[layer].forward(x, local.unwrap_or(&positions.global), &self.architecture, watch)
+    }
+
+    /// What the head reads, `[batch, sequence, hidden]`.
+    pub(crate) fn normed(&self, x: Tensor<3>) -> Tensor<3> {
+        norm(&self.model.norm, x, &self.architecture)
     }
 
     /// Logits `[rows, vocabulary]` for hidden states `[rows, hidden]`.
@@ -193,7 +210,68 @@ impl CausalLm {
         let vocabulary = logits.dims()[1];
         floats(logits.into_data()).chunks_exact(vocabulary).map(<[f32]>::to_vec).collect()
     }
+
+    /// What the model says of each of `ids` from the index `from` on, given those before it; nothing of the very first one.
+    #[must_use]
+    pub fn score(&self, ids: &[u32], from: usize) -> Vec<TargetScore> {
+        let (device, from) = (self.model.norm.gamma.device(), from.max(1));
+        let inputs: Vec<i64> = ids.iter().take(ids.len().saturating_sub(1)).map(|&id| i64::from(id)).collect();
+        let Some(targets) = ids.get(from..).filter(|targets| !targets.is_empty()) else { return vec![] };
+        let length = inputs.len();
+        let hidden = self.hidden(Tensor::from_data(TensorData::new(inputs, [1, length]), &device)).squeeze_dim::<2>(0);
+        let mut scores = Vec::with_capacity(targets.len());
+        for (rows, targets) in targets.chunks(ROWS_OF_LOGITS).enumerate() {
+            let begin = from - 1 + rows * ROWS_OF_LOGITS;
+            let logits = self.head(hidden.clone().narrow(0, begin, targets.len()));
+            let vocabulary = logits.dims()[1];
+            for (row, &target) in floats(logits.into_data()).chunks_exact(vocabulary).zip(targets) {
+                let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sum: f32 = row.iter().map(|logit| (logit - largest).exp()).sum();
+                let own = row[target as usize];
+                scores.push(TargetScore { log_probability: own - largest - sum.ln(), first: argmax(row) == target });
+            }
+        }
+        scores
+    }
 }
+
+/// Positions whose logits are in memory at once.
+const ROWS_OF_LOGITS: usize = 128;
+
+/// What a model says of a token before it sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TargetScore {
+    /// Its log-probability, nats.
+    pub log_probability: f32,
+    /// Whether no other token is more likely.
+    pub first: bool,
+}
+
+/// What a forward pass shows on its way to whoever wants to see or change it.
+pub(crate) trait Watch {
+    /// May change the embedding and what every residual branch adds; training drops units there.
+    fn branch(&mut self, x: Tensor<3>) -> Tensor<3> {
+        x
+    }
+
+    /// Sees what projections are multiplied with, `[batch, sequence, inputs]`.
+    fn input(&mut self, _: Input, _: &Tensor<3>) {}
+}
+
+/// The inputs that projections of a layer share, and the head's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    Attention,
+    AttentionOutput,
+    Mlp,
+    MlpOutput,
+    Head,
+}
+
+/// A forward pass that nobody watches.
+pub(crate) struct Unwatched;
+
+impl Watch for Unwatched {}
 
 /// The token that a row of logits prefers; the lowest id wins a tie.
 #[must_use]
@@ -222,31 +300,26 @@ fn norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>, a: &Architecture) -> Tenso
 }
 
 impl Layer {
-    /// Adds what attention and the MLP make of `[batch, sequence, hidden]`, each through the hook.
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        see: &Sight,
-        a: &Architecture,
-        branch: &mut dyn FnMut(Tensor<3>) -> Tensor<3>,
-    ) -> Tensor<3> {
-        let mut attended = self.self_attn.forward(norm(&self.input_layernorm, x.clone(), a), see, a);
+    /// Adds what attention and the MLP make of `[batch, sequence, hidden]`, each seen by whoever watches.
+    fn forward(&self, x: Tensor<3>, see: &Sight, a: &Architecture, watch: &mut dyn Watch) -> Tensor<3> {
+        let mut attended = self.self_attn.forward(norm(&self.input_layernorm, x.clone(), a), see, a, watch);
         if a.sandwich_norms() {
             attended = norm(&self.post_attention_layernorm, attended, a);
         }
-        let x = x + branch(attended);
+        let x = x + watch.branch(attended);
         let before = self.pre_feedforward_layernorm.as_ref().unwrap_or(&self.post_attention_layernorm);
-        let mut mixed = self.mlp.forward(norm(before, x.clone(), a), a.activation());
+        let mut mixed = self.mlp.forward(norm(before, x.clone(), a), a.activation(), watch);
         if let Some(after) = &self.post_feedforward_layernorm {
             mixed = norm(after, mixed, a);
         }
-        x + branch(mixed)
+        x + watch.branch(mixed)
     }
 }
 
 impl Attention {
     /// Causal self-attention over `[batch, sequence, hidden]`.
-    fn forward(&self, x: Tensor<3>, see: &Sight, a: &Architecture) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, see: &Sight, a: &Architecture, watch: &mut dyn Watch) -> Tensor<3> {
+        watch.input(Input::Attention, &x);
         let [batch, sequence, _] = x.dims();
         let (heads, kv_heads, head_dim) = (a.num_attention_heads, a.num_key_value_heads, a.head_dim);
         let split = |x: Tensor<3>, heads: usize| x.reshape([batch, sequence, heads, head_dim]).swap_dims(1, 2);
@@ -266,18 +339,23 @@ impl Attention {
         let scores = scores.reshape([batch, heads, sequence, sequence]) + see.mask.clone();
         let weights = activation::softmax(scores, 3).reshape([batch, kv_heads, group * sequence, sequence]);
         let mixed = weights.matmul(v).reshape([batch, heads, sequence, head_dim]);
-        self.o_proj.forward(mixed.swap_dims(1, 2).reshape([batch, sequence, heads * head_dim]))
+        let mixed = mixed.swap_dims(1, 2).reshape([batch, sequence, heads * head_dim]);
+        watch.input(Input::AttentionOutput, &mixed);
+        self.o_proj.forward(mixed)
     }
 }
 
 impl Mlp {
-    fn forward(&self, x: Tensor<3>, activation: Activation) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, activation: Activation, watch: &mut dyn Watch) -> Tensor<3> {
+        watch.input(Input::Mlp, &x);
         let gate = self.gate_proj.forward(x.clone());
         let gate = match activation {
             Activation::Silu => activation::silu(gate),
             Activation::GeluTanh => activation::gelu_approximate(gate),
         };
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        let gated = gate * self.up_proj.forward(x);
+        watch.input(Input::MlpOutput, &gated);
+        self.down_proj.forward(gated)
     }
 }
 
@@ -291,7 +369,7 @@ pub struct Segments {
 }
 
 /// What the layers of a model know about positions.
-struct Positions {
+pub(crate) struct Positions {
     /// Layers that see all keys.
     global: Sight,
     /// Layers with a window, if there are any.

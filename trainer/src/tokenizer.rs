@@ -148,6 +148,14 @@ impl Tokenizer {
         Ok(encoding.get_tokens().concat())
     }
 
+    /// Ids of the special tokens that the tokenizer's post-processor puts before every text.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] when the text that they are cannot be encoded.
+    pub fn opening_ids(&self) -> Result<Vec<u32>> {
+        self.encode(&self.opening()?)
+    }
+
     /// Ids of a bare text, without marks.
     ///
     /// # Errors

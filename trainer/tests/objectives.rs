@@ -1,5 +1,4 @@
 //! Losses and gradients against PyTorch's autograd, which knows nothing of this crate: `fixtures/objectives.py`.
-#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
 use burn::tensor::{Tensor, TensorData};
 use margay_trainer::objective::{ObjectiveOptions, loss};

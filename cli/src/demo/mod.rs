@@ -17,7 +17,7 @@ use std::time::Instant;
 use clap::Args;
 use margay::policy::Rule;
 use margay_evaluation::summary::Summary;
-use margay_exporter::{ExportOptions, Operators, export};
+use margay_exporter::{ExportOptions, export};
 use margay_trainer::Objective;
 
 use crate::console::Console;
@@ -119,7 +119,7 @@ pub fn demo(args: &DemoArgs, console: &mut Console) -> Result<Summary> {
             licence: "CC-BY-3.0".into(),
             provenance: provenance(args.data.is_some(), args.seed),
             golden_prompts: golden.clone(),
-            operators: Operators::default(),
+            ..ExportOptions::default()
         };
         export(&trained.checkpoint, &out.join("bundles").join(name), &options)
     };

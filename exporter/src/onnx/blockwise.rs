@@ -5,7 +5,7 @@ use super::build::{int, text};
 use super::decoder::Writer;
 use super::proto::tensor_proto::DataType;
 use crate::error::Result;
-use crate::quantize::{BLOCK, Quantized};
+use crate::quantize::{Quantized, Scheme};
 
 impl Writer<'_> {
     /// Product with a quantized matrix `[outputs, inputs]`, which lies transposed in the data, as MatMul wants it.
@@ -16,8 +16,8 @@ impl Writer<'_> {
         [outputs, inputs]: [usize; 2],
         matrix: &Quantized,
     ) -> Result<String> {
-        let Quantized { bits, codes, scales, zero_points, .. } = matrix;
-        let (blocks, weight) = (inputs.div_ceil(BLOCK), format!("{name}.weight"));
+        let Quantized { scheme: Scheme { bits, block }, codes, scales, zero_points, .. } = matrix;
+        let (blocks, weight) = (inputs.div_ceil(*block), format!("{name}.weight"));
         // Without zero points the middle of the range is zero: that of a signed number with the highest bit turned over.
         let (signed, middle) = (zero_points.is_none(), 1_u8 << (bits - 1));
         let element = match (bits, signed) {
@@ -29,12 +29,12 @@ impl Writer<'_> {
         let turn = |code: u8| if signed { code ^ middle } else { code };
         let transposed = pack(*bits, inputs * outputs, |index| {
             let (input, output) = (index / outputs, index % outputs);
-            turn(code(codes, *bits, output * blocks * BLOCK + input))
+            turn(code(codes, *bits, output * blocks * block + input))
         });
         let codes = self.data.append_raw(&weight, &[inputs, outputs], element, &transposed)?;
         let by_block = |index: usize| (index % outputs, index / outputs);
         let grid: Vec<f32> =
-            (0..blocks * outputs).map(by_block).map(|(row, block)| scales[row * blocks + block]).collect();
+            (0..blocks * outputs).map(by_block).map(|(row, block)| scales[row * blocks + block].to_f32()).collect();
         let scales = self.data.append(&format!("{weight}.scales"), &[blocks, outputs], &grid)?;
         let mut names = vec![self.initializer(codes), self.initializer(scales)];
         if let Some(zeros) = zero_points {
@@ -48,7 +48,7 @@ impl Writer<'_> {
             names.push(self.initializer(zeros));
         }
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let attributes = vec![int("axis", 0), int("block_size", BLOCK as i64)];
+        let attributes = vec![int("axis", 0), int("block_size", *block as i64)];
         let floats = self.graph.node(&format!("{name}.dequantized"), "DequantizeLinear", &names, attributes);
         Ok(self.graph.node(name, "MatMul", &[x, &floats], vec![]))
     }
@@ -61,13 +61,14 @@ impl Writer<'_> {
         [rows, columns]: [usize; 2],
         matrix: &Quantized,
     ) -> Result<String> {
-        let Quantized { bits, codes, scales, zero_points, .. } = matrix;
-        let (blocks, at) = (columns / BLOCK, |part: &str| format!("{name}.{part}"));
+        let Quantized { scheme: Scheme { bits, block }, codes, scales, zero_points, .. } = matrix;
+        let (blocks, at) = (columns / block, |part: &str| format!("{name}.{part}"));
         let codes = self.data.append_bytes(weight, &[rows, columns * bits / 8], codes)?;
-        let scales = self.data.append(&format!("{weight}.scales"), &[rows, blocks], scales)?;
+        let floats: Vec<f32> = scales.iter().map(|scale| scale.to_f32()).collect();
+        let scales = self.data.append(&format!("{weight}.scales"), &[rows, blocks], &floats)?;
         let (codes, scales) = (self.initializer(codes), self.initializer(scales));
         let codes = self.graph.node(&at("codes"), "Gather", &[&codes, "input_ids"], vec![]);
-        let codes = self.unpacked(&at("codes"), codes, *bits, [blocks, BLOCK]);
+        let codes = self.unpacked(&at("codes"), codes, *bits, [blocks, *block]);
         let scales = self.graph.node(&at("scales"), "Gather", &[&scales, "input_ids"], vec![]);
         let zeros = match zero_points {
             None => self.graph.number(&at("zero"), f32::from(1_u8 << (bits - 1))),

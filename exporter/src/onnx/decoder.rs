@@ -5,6 +5,8 @@
 //! of the last position), `log_probabilities` (`[batch, scored]`, of the targets at the last positions) and
 //! `present.{i}.{key,value}`. Node names follow the checkpoint's module paths.
 
+use std::collections::BTreeSet;
+
 use margay::bundle::manifest::Operators;
 use margay_trainer::{Activation, Architecture, Weights};
 
@@ -15,18 +17,19 @@ use super::matrix::Embedding;
 use super::proto::tensor_proto::DataType;
 use super::proto::{ModelProto, TensorProto};
 use crate::error::Result;
-use crate::quantize::WeightFormat;
+use crate::quantize::StoredMatrices;
 
 /// Writes the weights to `data` and returns the graph that refers to them. `written` hears of every finished layer.
 pub(crate) fn decoder_graph(
     a: &Architecture,
     weights: &Weights,
-    format: WeightFormat,
+    stored: &StoredMatrices,
     operators: Operators,
     data: &mut ExternalData,
     written: &mut dyn FnMut(usize),
 ) -> Result<ModelProto> {
-    let mut writer = Writer { graph: GraphBuilder::new("decoder"), weights, format, operators, data, a };
+    let mut writer =
+        Writer { graph: GraphBuilder::new("decoder"), weights, stored, summed: BTreeSet::new(), operators, data, a };
     writer.interface();
     let positions = writer.positions()?;
 
@@ -48,7 +51,9 @@ pub(crate) fn decoder_graph(
 pub(super) struct Writer<'a> {
     pub(super) graph: GraphBuilder,
     pub(super) weights: &'a Weights,
-    pub(super) format: WeightFormat,
+    pub(super) stored: &'a StoredMatrices,
+    /// Sums of blocks that are in the graph.
+    pub(super) summed: BTreeSet<String>,
     pub(super) operators: Operators,
     pub(super) data: &'a mut ExternalData,
     pub(super) a: &'a Architecture,

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use half::f16;
+
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{StringStringEntryProto, TensorProto};
 use crate::error::{Error, Result};
@@ -27,12 +29,20 @@ impl ExternalData {
 
     /// Appends a tensor and returns the initializer that refers to it.
     pub(crate) fn append(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<TensorProto> {
-        let offset = self.align()?;
+        let offset = self.align(size_of_val(values))?;
         for chunk in values.chunks(1 << 16) {
             let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
             self.write(&bytes)?;
         }
         Ok(self.initializer(name, shape, DataType::Float, offset))
+    }
+
+    /// Appends a tensor of half precision and returns the initializer that refers to it.
+    pub(crate) fn append_halves(&mut self, name: &str, shape: &[usize], values: &[f16]) -> Result<TensorProto> {
+        let offset = self.align(size_of_val(values))?;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.write(&bytes)?;
+        Ok(self.initializer(name, shape, DataType::Float16, offset))
     }
 
     /// Appends a tensor of bytes and returns the initializer that refers to it.
@@ -48,13 +58,15 @@ impl ExternalData {
         element: DataType,
         bytes: &[u8],
     ) -> Result<TensorProto> {
-        let offset = self.align()?;
+        let offset = self.align(bytes.len())?;
         self.write(bytes)?;
         Ok(self.initializer(name, shape, element, offset))
     }
 
-    fn align(&mut self) -> Result<u64> {
-        let padding = self.offset.next_multiple_of(ALIGNMENT) - self.offset;
+    /// Where a tensor of so many bytes begins.
+    fn align(&mut self, bytes: usize) -> Result<u64> {
+        let alignment = if bytes < SMALL { CACHE_LINE } else { PAGE };
+        let padding = self.offset.next_multiple_of(alignment) - self.offset;
         self.write(&vec![0; padding as usize])?;
         Ok(self.offset)
     }
@@ -90,4 +102,8 @@ impl ExternalData {
 }
 
 /// A memory page on every system that maps files in pages of up to 4 KiB; larger pages only cost a copy.
-const ALIGNMENT: u64 = 4096;
+const PAGE: u64 = 4096;
+
+/// For what is small the rest of a page would be a lot: there are hundreds of scales and norms.
+const SMALL: usize = 1 << 16;
+const CACHE_LINE: u64 = 64;

@@ -6,15 +6,16 @@ use margay_trainer::transposed;
 use super::build::{MICROSOFT, int};
 use super::decoder::Writer;
 use super::proto::TensorProto;
+use super::proto::tensor_proto::DataType;
 use crate::error::Result;
-use crate::quantize::{BLOCK, EMBEDDING, Quantized};
+use crate::quantize::{EMBEDDING, Quantized, Scheme};
 
 /// A quantized matrix in the data, not yet in the graph.
 struct Blocks {
-    bits: usize,
+    scheme: Scheme,
     codes: TensorProto,
-    /// Scales and, if there are any, zero points.
-    grid: Vec<TensorProto>,
+    /// Names of the scales and, if there are any, zero points.
+    grid: Vec<String>,
 }
 
 /// The embedding in the graph, for a head that is tied to it.
@@ -22,46 +23,44 @@ pub(super) enum Embedding {
     /// Name of a tensor of floats.
     Floats(String),
     /// Codes as a product reads them, and the names of their scales and zero points.
-    Blocks { bits: usize, codes: Box<TensorProto>, grid: Vec<String> },
+    Blocks { scheme: Scheme, codes: Box<TensorProto>, grid: Vec<String> },
     /// Codes for standard operators, whose look-up and product want them in different order.
-    Standard(Quantized),
+    Standard,
 }
 
 impl Writer<'_> {
     /// The embedding, and what it gives for the input.
     pub(super) fn embedding(&mut self) -> Result<(Embedding, String)> {
         let (node, shape) = ("embed_tokens", [self.a.vocab_size, self.a.hidden_size]);
-        let values = self.weights.tensor(EMBEDDING, &shape)?;
-        if !self.format.applies_to(EMBEDDING, self.a.hidden_size) {
+        let Some(matrix) = self.stored.get(EMBEDDING) else {
+            let values = self.weights.tensor(EMBEDDING, &shape)?;
             let tensor = self.data.append(EMBEDDING, &shape, &values)?;
             let name = self.initializer(tensor);
             let x = self.graph.node(node, "Gather", &[&name, "input_ids"], vec![]);
             return Ok((Embedding::Floats(name), x));
-        }
+        };
         if self.operators == Operators::Standard {
-            let matrix = Quantized::new(&values, shape[1], self.format);
-            let x = self.rows_of_blocks(node, EMBEDDING, shape, &matrix)?;
-            return Ok((Embedding::Standard(matrix), x));
+            let x = self.rows_of_blocks(node, EMBEDDING, shape, matrix)?;
+            return Ok((Embedding::Standard, x));
         }
-        let Blocks { bits, codes, grid } = self.blocks(EMBEDDING, shape, &values)?;
+        let Blocks { scheme, codes, grid } = self.blocks(EMBEDDING, shape, matrix)?;
         // A product reads codes as `[rows, blocks, bytes]`, a lookup as `[rows, bytes]`: one piece of the file, named twice.
         let rows = TensorProto {
             name: Some(format!("{EMBEDDING}.rows")),
-            dims: vec![shape[0] as i64, (shape[1] * bits / 8) as i64],
+            dims: vec![shape[0] as i64, (shape[1] * scheme.bits / 8) as i64],
             ..codes.clone()
         };
         let rows = self.initializer(rows);
-        let grid: Vec<String> = grid.into_iter().map(|tensor| self.initializer(tensor)).collect();
         let inputs: Vec<&str> =
             [rows.as_str(), "input_ids"].into_iter().chain(grid.iter().map(String::as_str)).collect();
         let attributes = vec![
             int("gather_axis", 0),
             int("quantize_axis", 1),
-            int("block_size", BLOCK as i64),
-            int("bits", bits as i64),
+            int("block_size", scheme.block as i64),
+            int("bits", scheme.bits as i64),
         ];
         self.graph.custom(node, MICROSOFT, "GatherBlockQuantized", &inputs, &[node], attributes);
-        Ok((Embedding::Blocks { bits, codes: Box::new(codes), grid }, node.into()))
+        Ok((Embedding::Blocks { scheme, codes: Box::new(codes), grid }, node.into()))
     }
 
     /// Logits of `[batch, positions, hidden]`.
@@ -80,11 +79,14 @@ impl Writer<'_> {
                 let shape = g.node("lm_head.shape", "Concat", &[&outer, &vocabulary], vec![int("axis", 0)]);
                 Ok(g.node("lm_head.positions", "Reshape", &[&product, &shape], vec![]))
             }
-            Embedding::Blocks { bits, codes, grid } => {
+            Embedding::Blocks { scheme, codes, grid } => {
                 let codes = self.initializer(*codes);
-                Ok(self.product(name, rows, bits, shape, &codes, &grid))
+                Ok(self.product(name, rows, scheme, shape, &codes, &grid))
             }
-            Embedding::Standard(matrix) => self.product_of_blocks(name, rows, shape, &matrix),
+            Embedding::Standard => match self.stored.get(EMBEDDING) {
+                Some(matrix) => self.product_of_blocks(name, rows, shape, matrix),
+                None => self.project(name, name, rows, shape),
+            },
         }
     }
 
@@ -104,17 +106,18 @@ impl Writer<'_> {
     /// Product with the weights of `module`; the node is called `name`.
     fn project(&mut self, name: &str, module: &str, x: &str, shape: [usize; 2]) -> Result<String> {
         let source = format!("{module}.weight");
-        let values = self.weights.tensor(&source, &shape)?;
         let weight = format!("{name}.weight");
-        if self.format.applies_to(&source, shape[1]) && self.operators == Operators::Standard {
-            return self.product_of_blocks(name, x, shape, &Quantized::new(&values, shape[1], self.format));
-        }
-        if self.format.applies_to(&source, shape[1]) {
-            let Blocks { bits, codes, grid } = self.blocks(&weight, shape, &values)?;
+        if let Some(matrix) = self.stored.get(&source) {
+            let x = self.with_block_sums(x, shape[1], matrix)?;
+            let shape = [shape[0], shape[1] + matrix.block_sums()];
+            if self.operators == Operators::Standard {
+                return self.product_of_blocks(name, &x, shape, matrix);
+            }
+            let Blocks { scheme, codes, grid } = self.blocks(&weight, shape, matrix)?;
             let codes = self.initializer(codes);
-            let grid: Vec<String> = grid.into_iter().map(|tensor| self.initializer(tensor)).collect();
-            return Ok(self.product(name, x, bits, shape, &codes, &grid));
+            return Ok(self.product(name, &x, scheme, shape, &codes, &grid));
         }
+        let values = self.weights.tensor(&source, &shape)?;
         // MatMul takes `[inputs, outputs]`.
         let tensor = self.data.append(&weight, &[shape[1], shape[0]], &transposed(&values, shape[1]))?;
         let weight = self.initializer(tensor);
@@ -122,30 +125,66 @@ impl Writer<'_> {
     }
 
     /// Product with a quantized matrix `[outputs, inputs]`.
-    fn product(&mut self, name: &str, x: &str, bits: usize, shape: [usize; 2], codes: &str, grid: &[String]) -> String {
+    fn product(
+        &mut self,
+        name: &str,
+        x: &str,
+        scheme: Scheme,
+        shape: [usize; 2],
+        codes: &str,
+        grid: &[String],
+    ) -> String {
         let inputs: Vec<&str> = [x, codes].into_iter().chain(grid.iter().map(String::as_str)).collect();
         let attributes = vec![
             int("N", shape[0] as i64),
             int("K", shape[1] as i64),
-            int("bits", bits as i64),
-            int("block_size", BLOCK as i64),
+            int("bits", scheme.bits as i64),
+            int("block_size", scheme.block as i64),
             int("accuracy_level", ACCURACY_LEVEL),
         ];
         self.graph.custom(name, MICROSOFT, "MatMulNBits", &inputs, &[name], attributes);
         name.into()
     }
 
-    /// Writes a quantized matrix.
-    fn blocks(&mut self, name: &str, [rows, columns]: [usize; 2], values: &[f32]) -> Result<Blocks> {
-        let Quantized { bits, codes, scales, zero_points, .. } = Quantized::new(values, columns, self.format);
-        let blocks = columns.div_ceil(BLOCK);
-        let codes = self.data.append_bytes(name, &[rows, blocks, BLOCK * bits / 8], &codes)?;
-        let mut grid = vec![self.data.append(&format!("{name}.scales"), &[rows, blocks], &scales)?];
+    /// `x` and behind it the sums of its blocks, if the matrix has weights for them. Projections that share an input share
+    /// its sums.
+    fn with_block_sums(&mut self, x: &str, columns: usize, matrix: &Quantized) -> Result<String> {
+        let sums = matrix.block_sums();
+        if sums == 0 {
+            return Ok(x.into());
+        }
+        let name = format!("{x}.with_block_sums");
+        if !self.summed.insert(name.clone()) {
+            return Ok(name);
+        }
+        let (ones, block) = (format!("block_sums.{columns}"), matrix.scheme.block);
+        if self.summed.insert(ones.clone()) {
+            let belongs = |index: usize| index / sums / block == index % sums;
+            let values: Vec<f32> = (0..columns * sums).map(|index| f32::from(u8::from(belongs(index)))).collect();
+            let tensor = self.data.append(&ones, &[columns, sums], &values)?;
+            self.initializer(tensor);
+        }
+        let summed = self.graph.node(&format!("{x}.block_sums"), "MatMul", &[x, &ones], vec![]);
+        Ok(self.graph.node(&name, "Concat", &[x, &summed], vec![int("axis", -1)]))
+    }
+
+    /// Writes a quantized matrix; its scales stand in the graph as floats.
+    fn blocks(&mut self, name: &str, [rows, columns]: [usize; 2], matrix: &Quantized) -> Result<Blocks> {
+        let Quantized { scheme, codes, scales, zero_points, .. } = matrix;
+        let Scheme { bits, block } = *scheme;
+        let blocks = columns.div_ceil(block);
+        let codes = self.data.append_bytes(name, &[rows, blocks, block * bits / 8], codes)?;
+        let halves = self.data.append_halves(&format!("{name}.scales"), &[rows, blocks], scales)?;
+        let halves = self.initializer(halves);
+        // Folded when the graph is loaded: ONNX Runtime's products take scales of the type of the activations.
+        let to = vec![int("to", DataType::Float as i64)];
+        let mut grid = vec![self.graph.node(&format!("{name}.scales.floats"), "Cast", &[&halves], to)];
         if let Some(zeros) = zero_points {
             let shape = [rows, (blocks * bits).div_ceil(8)];
-            grid.push(self.data.append_bytes(&format!("{name}.zero_points"), &shape, &zeros)?);
+            let zeros = self.data.append_bytes(&format!("{name}.zero_points"), &shape, zeros)?;
+            grid.push(self.initializer(zeros));
         }
-        Ok(Blocks { bits, codes, grid })
+        Ok(Blocks { scheme: *scheme, codes, grid })
     }
 }
 

@@ -1,4 +1,5 @@
 //! Products against the same sums written down plainly, in double precision.
+#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
 use margay_kernels::{Blocks, Linear, Parallel, Scratch, Serial, ShapeError};
 use proptest::prelude::*;

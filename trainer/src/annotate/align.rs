@@ -115,7 +115,7 @@ mod tests {
     fn bytes_that_nothing_covers_are_no_hit() {
         let large = [LargeToken { span: 0..2, hit: true }, LargeToken { span: 3..5, hit: true }];
         assert_eq!(hits(&[0..2, 1..4, 3..5], &large), [true, false, true]);
-        assert_eq!(hits(&[0..2], &[]), [false]);
+        assert_eq!(hits(&[0..2, 2..3], &[]), [false, false]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::recipe::BadRows;
 
 /// Rows of several files, in the order of the files.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Corpus {
     files: Vec<Arc<DataFile>>,
     rows: Vec<Place>,
@@ -217,12 +217,6 @@ impl Corpus {
             chosen.sets.push(DataSet { rows: from..chosen.rows.len(), ..set.clone() });
         }
         chosen
-    }
-}
-
-impl Default for Corpus {
-    fn default() -> Self {
-        Self { files: vec![], rows: vec![], sets: vec![], bad: Arc::default() }
     }
 }
 
@@ -430,7 +424,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text: String = (0..400).map(row).collect();
         let source = write(folder.path(), "a.jsonl", &text);
-        let split = Corpus::index(&[source.clone()], 0.25, BadRows::Refuse).unwrap();
+        let split = Corpus::index(std::slice::from_ref(&source), 0.25, BadRows::Refuse).unwrap();
         assert_eq!(split.train.len() + split.held_back.len(), 400);
         assert!((60..140).contains(&split.held_back.len()));
         let capped = Source { cap: Some(10), ..source };
@@ -457,7 +451,7 @@ mod tests {
     #[test]
     fn a_file_that_changed_is_an_error_and_not_another_row() {
         let folder = tempfile::tempdir().unwrap();
-        let source = write(folder.path(), "a.jsonl", &row(1).repeat(1));
+        let source = write(folder.path(), "a.jsonl", &row(1));
         let corpus = index(source.clone(), BadRows::Refuse).unwrap();
         std::fs::write(&source.path, "short").unwrap();
         assert!(corpus.example(0).unwrap_err().to_string().contains("a.jsonl"));

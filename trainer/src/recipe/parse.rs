@@ -161,7 +161,7 @@ learning_rate = 0.1
             ("training.steps=many", "--set training.steps=many: invalid type"),
             ("training", "is not of the form key=value"),
             ("data.train.7.cap=1", "there is no entry `7`"),
-            ("seed.x.y=1", "would be inside a value"),
+            ("out.x.y=1", "would be inside a value"),
             ("a..b=1", "names no key"),
         ] {
             let error = message(TEXT, &[setting]);

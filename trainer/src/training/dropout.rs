@@ -4,6 +4,8 @@ use burn::tensor::{Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::model::Watch;
+
 /// Drops units in one forward pass.
 pub(super) struct Dropout {
     rng: StdRng,
@@ -17,8 +19,10 @@ impl Dropout {
         let stream = seed ^ 0xD20 ^ batch.wrapping_mul(0xBF58_476D_1CE4_E5B9);
         Self { rng: StdRng::seed_from_u64(stream), below: (probability * 256.0).round() as u8 }
     }
+}
 
-    pub(super) fn apply(&mut self, x: Tensor<3>) -> Tensor<3> {
+impl Watch for Dropout {
+    fn branch(&mut self, x: Tensor<3>) -> Tensor<3> {
         if self.below == 0 {
             return x;
         }

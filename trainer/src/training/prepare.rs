@@ -1,5 +1,6 @@
 //! From a recipe to what a session needs: rows, format, the first weights, the large model's annotations.
 
+use std::mem;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -225,7 +226,7 @@ fn annotate_rows(
 ) -> Result<()> {
     let mut waiting: Vec<Encoded> = Vec::new();
     let keep = |waiting: &mut Vec<Encoded>, journal: &mut Journal| {
-        waiting.drain(..).collect::<Vec<_>>().chunks(ANNOTATED_TOGETHER).try_for_each(|rows| {
+        mem::take(waiting).chunks(ANNOTATED_TOGETHER).try_for_each(|rows| {
             teacher.annotate(rows).iter().try_for_each(|record| journal.append(record, Spent::default()))
         })
     };

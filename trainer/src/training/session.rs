@@ -14,7 +14,7 @@ use super::options::TrainOptions;
 use crate::annotate::Annotations;
 use crate::data::{Batch, Batches, Encoded, Mixture, Rows};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::CausalLm;
+use crate::model::{CausalLm, Unwatched, Watch};
 use crate::objective::{Hits, Loss, Mask, loss, top1_hits};
 use crate::recipe::BadRows;
 
@@ -276,14 +276,14 @@ impl<'a> Session<'a> {
         let batch = if self.work.packing { Batch::packed(rows, &self.device) } else { Batch::new(rows, &self.device) };
         let number = self.place.epoch.wrapping_mul(1 << 32) ^ self.place.batch as u64;
         let mut dropout = Dropout::new(training.dropout, *seed, number);
-        let logits = target_logits(&self.model, &batch, &mut |x| dropout.apply(x));
+        let logits = target_logits(&self.model, &batch, &mut dropout);
         let before = self.initial.as_ref().map(|initial| {
             let plain = if self.work.packing {
                 Batch::packed(rows, self.work.device)
             } else {
                 Batch::new(rows, self.work.device)
             };
-            top1_hits(&target_logits(initial, &plain, &mut |x| x), &plain.targets)
+            top1_hits(&target_logits(initial, &plain, &mut Unwatched), &plain.targets)
         });
         let loss = loss(*objective, objective_options, logits, &batch.targets, teacher.as_ref(), before.as_deref());
         let Loss { sum, divisor, hits } = loss;
@@ -330,8 +330,8 @@ impl ModuleMapper for Recompute {
 }
 
 /// Logits of the positions that predict a target, `[targets, vocabulary]`.
-fn target_logits(model: &CausalLm, batch: &Batch, branch: &mut dyn FnMut(Tensor<3>) -> Tensor<3>) -> Tensor<2> {
-    let hidden = model.hidden_with(batch.ids.clone(), batch.segments.as_ref(), branch);
+fn target_logits(model: &CausalLm, batch: &Batch, watch: &mut dyn Watch) -> Tensor<2> {
+    let hidden = model.hidden_watched(batch.ids.clone(), batch.segments.as_ref(), watch);
     let [rows, sequence, width] = hidden.dims();
     model.head(hidden.reshape([rows * sequence, width]).select(0, batch.positions.clone()))
 }

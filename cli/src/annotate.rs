@@ -8,7 +8,7 @@ use margay_trainer::annotate::endpoint::{Asked, Endpoint, EndpointOptions, Price
 use margay_trainer::data::{Corpus, Fold, PromptFormat, PromptStyle, Source};
 use margay_trainer::recipe::BadRows;
 use margay_trainer::training::annotate_with;
-use margay_trainer::{Annotations, Checkpoint, Device, Journal, LocalTeacher};
+use margay_trainer::{Annotations, Backend, Checkpoint, Journal, LocalTeacher};
 
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -53,6 +53,9 @@ pub struct AnnotateArgs {
     /// Likeliest tokens kept per target token
     #[arg(long, value_name = "K", default_value_t = 8)]
     pub top_k: usize,
+    /// What computes, for --checkpoint: cpu, or a GPU whose feature this program was built with
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub backend: Backend,
     /// Ask a server for the large model's own answers too, which seq-kd needs
     #[arg(long)]
     pub answers: bool,
@@ -140,7 +143,7 @@ fn here(
     corpus: &Corpus,
     console: &mut Console,
 ) -> Result<Annotations> {
-    let device = Device::flex();
+    let device = args.backend.device()?;
     let mut journal: Option<Journal> = None;
     let source: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
     let bar = console.bar("annotating", corpus.len() as u64);

@@ -26,6 +26,7 @@
 
 pub mod annotate;
 mod architecture;
+mod backend;
 mod checkpoint;
 mod config;
 mod conversation;
@@ -47,6 +48,7 @@ mod weights;
 
 pub use annotate::{Annotations, CacheInfo, Journal, LocalTeacher, Record, Spent, TeacherBatch};
 pub use architecture::{Activation, Architecture, LayerType, Llama3Scaling, SlidingLayers};
+pub use backend::Backend;
 pub use burn::tensor::Device;
 pub use checkpoint::Checkpoint;
 pub use conversation::Conversation;

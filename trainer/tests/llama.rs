@@ -10,7 +10,7 @@ use margay_trainer::data::{Corpus, EncodedCorpus, PromptFormat, PromptStyle, Row
 use margay_trainer::recipe::BadRows;
 use margay_trainer::{Checkpoint, Device, Journal, LocalTeacher};
 
-const CONTEXT: usize = 256;
+const CONTEXT: usize = 512;
 
 fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))

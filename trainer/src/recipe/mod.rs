@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Backend;
 use crate::data::{Fold, PromptStyle, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lora::LoraOptions;
@@ -23,6 +24,9 @@ pub struct Recipe {
     /// Seed of weights, data order and dropout.
     #[serde(default)]
     pub seed: u64,
+    /// What computes: `cpu`, or a GPU whose Cargo feature the program was built with.
+    #[serde(default)]
+    pub backend: Backend,
     /// What is trained.
     pub model: ModelRecipe,
     /// What it is trained and measured on.

@@ -122,7 +122,7 @@ const REPLACED: &str = ".replaced-";
 /// Those of the parts, naming file, key, or step and rows. States saved before are as they were.
 pub fn run(recipe: &Recipe, resume: Resume, stop: &AtomicBool, on: &mut dyn FnMut(Event<'_>)) -> Result<Finished> {
     recipe.validate()?;
-    let (out, device) = (&recipe.out, Device::flex());
+    let (out, device) = (&recipe.out, recipe.backend.device()?);
     let states = out.join(STATES);
     let last = state::last(&states)?;
     if resume == Resume::Refuse && (last.is_some() || out.join(METRICS).exists()) {

@@ -57,7 +57,11 @@ pub(super) async fn tokenize(http: &Http, text: &str) -> Result<Tokens> {
 
 #[derive(Deserialize)]
 struct Completion {
+    /// Absent where the token that was written is a part of a character.
+    #[serde(default)]
     completion_probabilities: Vec<Position>,
+    #[serde(default)]
+    tokens: Vec<u32>,
     #[serde(default)]
     timings: Timings,
 }
@@ -125,7 +129,8 @@ pub(super) async fn annotate(
     Ok((record, spent))
 }
 
-/// The likeliest next tokens, `k` of them, likeliest first; equal ones in the order of their ids.
+/// The likeliest next tokens, `k` of them, likeliest first; equal ones in the order of their ids. Of a token that is a part of
+/// a character the server gives no probabilities, only that it comes first: it is taken as certain.
 async fn step(
     http: &Http,
     options: &EndpointOptions,
@@ -136,17 +141,29 @@ async fn step(
 ) -> Result<Vec<Top>> {
     let body = json!({
         "prompt": prefix, "n_predict": 1, "n_probs": k, "temperature": 0.0, "cache_prompt": true,
-        "id_slot": slot % options.in_flight.max(1), "samplers": [], "post_sampling_probs": false,
+        "id_slot": slot % options.in_flight.max(1), "samplers": [], "post_sampling_probs": false, "return_tokens": true,
     });
     let answer: Completion = read("/completion", http.post("/completion", &body).await?)?;
     *spent += Spent { requests: 1, tokens_in: answer.timings.prompt_n, tokens_out: 1 };
-    let mut tops = answer.completion_probabilities.into_iter().next().map_or(vec![], |position| position.top_logprobs);
-    tops.sort_by(|a, b| b.logprob.total_cmp(&a.logprob).then(a.id.cmp(&b.id)));
+    let mut tops = tops(answer, k);
     if tops.len() < k {
         return Err(Error::new(ErrorKind::Endpoint, format!("/completion: {} of {k} log-probabilities", tops.len())));
     }
     tops.truncate(k);
     Ok(tops)
+}
+
+fn tops(answer: Completion, k: usize) -> Vec<Top> {
+    let mut tops = match (answer.completion_probabilities.into_iter().next(), answer.tokens.first()) {
+        (Some(position), _) => position.top_logprobs,
+        (None, Some(&first)) => {
+            let others = (0..).filter(|id| *id != first).map(|id| Top { id, logprob: f32::NEG_INFINITY });
+            std::iter::once(Top { id: first, logprob: 0.0 }).chain(others).take(k).collect()
+        }
+        (None, None) => vec![],
+    };
+    tops.sort_by(|a, b| b.logprob.total_cmp(&a.logprob).then(a.id.cmp(&b.id)));
+    tops
 }
 
 /// Whether the model would end its answer after this prefix.
@@ -162,4 +179,23 @@ async fn ends(http: &Http, options: &EndpointOptions, prefix: &[u32], slot: usiz
 
 fn read<T: serde::de::DeserializeOwned>(path: &str, value: Value) -> Result<T> {
     serde_json::from_value(value).map_err(|e| Error::new(ErrorKind::Endpoint, format!("{path}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two answers of llama.cpp's server, of which the second wrote the first byte of an emoji.
+    #[test]
+    fn a_part_of_a_character_is_a_token_too() {
+        let whole = json!({"content": "\n", "tokens": [198], "completion_probabilities": [{"id": 198, "top_logprobs": [
+            {"id": 260, "token": " the", "logprob": -3.5}, {"id": 198, "token": "\n", "logprob": -0.25},
+        ]}], "timings": {"prompt_n": 2}});
+        let part = json!({"content": "", "tokens": [10813], "timings": {"prompt_n": 1}});
+        let read = |answer| -> Vec<(u32, f32)> {
+            tops(read("/completion", answer).unwrap(), 2).iter().map(|top| (top.id, top.logprob)).collect()
+        };
+        assert_eq!(read(whole), [(198, -0.25), (260, -3.5)]);
+        assert_eq!(read(part), [(10813, 0.0), (0, f32::NEG_INFINITY)]);
+    }
 }

@@ -21,9 +21,12 @@ pub enum Error {
     /// Measures, tables or reports.
     #[error(transparent)]
     Evaluation(#[from] margay_evaluation::Error),
-    /// The server for the large model.
+    /// The server.
     #[error(transparent)]
     Serve(#[from] crate::serve::ServeError),
+    /// The certificate authority of a run.
+    #[error(transparent)]
+    Authority(#[from] crate::authority::AuthorityError),
     /// A file or socket.
     #[error("cannot {action}: {source}")]
     Io {

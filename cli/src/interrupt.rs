@@ -26,7 +26,7 @@ pub(crate) fn flag() -> Result<Arc<AtomicBool>> {
 }
 
 /// Waits for a request to stop; `false` if none can come.
-async fn interrupted() -> bool {
+pub(crate) async fn interrupted() -> bool {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
@@ -43,4 +43,4 @@ async fn interrupted() -> bool {
 }
 
 /// What shells expect of a process that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;
+pub(crate) const INTERRUPTED: i32 = 130;

@@ -18,6 +18,7 @@ pub mod export;
 pub mod generate;
 mod interrupt;
 mod library;
+pub mod logging;
 pub mod score;
 pub mod serve;
 pub mod train;
@@ -64,6 +65,8 @@ enum Command {
     Score(Box<score::ScoreArgs>),
     /// List execution providers, and what a bundle really runs on
     Devices(device::DevicesArgs),
+    /// Serve a bundle, a cascade or a cloud to OpenAI-compatible clients
+    Serve(Box<serve::ServeArgs>),
     /// Look into bundles, verify, sign, pack and compare them
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Chat(args) => chat::chat(&args, &mut std::io::stdin().lock(), &mut console),
         Command::Score(args) => score::score(&args, &mut console).map(drop),
         Command::Devices(args) => device::devices(&args, &mut console).map(drop),
+        Command::Serve(args) => serve::serve(&args, &mut console),
         Command::Bundle(command) => bundle::run(&command, &mut console),
         Command::Config(args) => config::config(&args, &mut console),
         Command::Audit(args) => audit::audit(&args, &mut console),

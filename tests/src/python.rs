@@ -37,6 +37,9 @@ pub const ONNX: Requirements = Requirements {
 pub const TRANSFORMERS: Requirements =
     Requirements { name: "transformers", packages: &["torch==2.15.0", "transformers==5.23.0", "safetensors==0.8.0"] };
 
+/// OpenAI's client for Python.
+pub const OPENAI: Requirements = Requirements { name: "openai", packages: &["openai==3.54.0"] };
+
 /// Packages at exact versions.
 #[derive(Debug, Clone, Copy)]
 pub struct Requirements {

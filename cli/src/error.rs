@@ -35,6 +35,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Things that `margay doctor` looked at and that will not work.
+    #[error("{0} of these will not work")]
+    Unhealthy(usize),
     /// What the command is to do makes no sense.
     #[error("{0}")]
     Usage(String),

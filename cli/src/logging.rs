@@ -41,7 +41,8 @@ pub fn start(args: &LogArgs) -> Result<Logging> {
     let others = args.level.min(LevelFilter::WARN);
     let which = filter::Targets::new().with_default(others).with_target("margay", args.level);
     let which = which.with_target("margay_cli", args.level);
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    let lines =
+        fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     let lines = match args.log_format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -46,7 +46,8 @@ impl Serving {
 
     /// What `curl` prints, and the status.
     fn curl(&self, path: &str, arguments: &[&str]) -> (u16, String) {
-        let output = Command::new("curl").args(["-sS", "-w", "\n%{http_code}", &self.url(path)]).args(arguments).output();
+        let output =
+            Command::new("curl").args(["-sS", "-w", "\n%{http_code}", &self.url(path)]).args(arguments).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let said = String::from_utf8(output.stdout).unwrap();

@@ -60,7 +60,7 @@ def _():
     account = answer.model_extra["margay"]
     assert account["origin"] == ("local" if who == "device" else "cloud"), account
     if who == "cloud":
-        assert choice.message.content == "from the cloud" and account["reason"] == "low-confidence", answer
+        assert choice.message.content == "from the cloud" and account["reason"] == "early-low-confidence", answer
         assert account["score"] < account["threshold"]
 
 
@@ -175,7 +175,8 @@ if who == "device":
         answer = client.completions.create(model=model, prompt="hello", max_tokens=6, logprobs=2)
         logprobs = answer.choices[0].logprobs
         assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.text_offset) == 6
-        assert all(len(top) == 2 for top in logprobs.top_logprobs)
+        # Pieces of characters share a text.
+        assert all(1 <= len(top) <= 2 for top in logprobs.top_logprobs)
         streamed = client.completions.create(model=model, prompt="hello", max_tokens=6, stream=True)
         assert "".join(chunk.choices[0].text for chunk in streamed) == answer.choices[0].text
 

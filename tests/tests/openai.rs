@@ -1,6 +1,10 @@
 //! OpenAI's own clients, for Python and for Node, against the server: a small model alone, and a cascade whose cloud is
 //! another such server behind TLS.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a failed preparation fails the test; a missing Node is said")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a failed preparation fails the test; a missing Node is said"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

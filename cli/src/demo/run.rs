@@ -11,9 +11,9 @@ use margay_trainer::data::Example;
 use tokio::runtime::Runtime;
 
 use super::RULE;
+use crate::authority::Authority;
 use crate::console::Bar;
 use crate::error::{Error, Result};
-use crate::authority::Authority;
 use crate::serve::{Model, Options, Server};
 
 /// The large model behind HTTPS on this machine, and a way to wait for it.

@@ -18,7 +18,8 @@ use crate::config;
 use crate::console::Console;
 use crate::device::DeviceArgs;
 use crate::error::{Error, Result};
-use crate::interrupt::{INTERRUPTED, interrupted};
+use crate::exit::INTERRUPTED;
+use crate::interrupt::interrupted;
 use crate::library;
 use crate::logging::{self, LogArgs};
 
@@ -124,18 +125,20 @@ pub fn serve(args: &ServeArgs, console: &mut Console) -> Result<()> {
         console.aside().line("finishing what is under way; Ctrl-C again ends it at once")?;
         tokio::select! {
             ended = server.shutdown(args.grace) => Ok(ended?),
-            _ = interrupted() => std::process::exit(INTERRUPTED),
+            _ = interrupted() => std::process::exit(INTERRUPTED.into()),
         }
     })
 }
 
 /// The models that are to be served, and what they are called unless told otherwise.
 fn model(args: &ServeArgs, configuration: Option<&Configuration>, console: &mut Console) -> Result<(Model, String)> {
-    let device = configuration.and_then(|configuration| configuration.device.as_ref().map(|device| (configuration, device)));
+    let device =
+        configuration.and_then(|configuration| configuration.device.as_ref().map(|device| (configuration, device)));
     let configured = device.map(|(configuration, device)| configuration.path(&device.bundle));
     let path = args.bundle.clone().or(configured);
     let mut aside = console.aside();
-    let small = path.map(|path| small(&path, args, device.and_then(|(_, device)| device.threads), &mut aside)).transpose()?;
+    let small =
+        path.map(|path| small(&path, args, device.and_then(|(_, device)| device.threads), &mut aside)).transpose()?;
     let Some(configuration) = configuration else {
         let (bundle, engine) = small.ok_or_else(|| Error::Usage("give --bundle or --config".into()))?;
         return Ok((Model::device(engine, bundle.policy()), bundle.manifest().name.clone()));

@@ -25,7 +25,10 @@ pub(super) async fn guard(
         }
     } else if !at_home(headers) {
         // Without a token, being able to connect is all it takes, and a browser can connect for any page that it shows.
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "a page of another site may not ask here; set a token if it should"));
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "a page of another site may not ask here; set a token if it should",
+        ));
     }
     Ok(next.run(request).await)
 }

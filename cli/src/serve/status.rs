@@ -127,7 +127,10 @@ impl Status {
             in_flight,
             waiting,
             answers: Answers { local: recent.local, cloud: recent.cloud, abstained: recent.abstained },
-            deferral: Deferral { unsure: scored().filter(|verdict| verdict.reason.is_some()).count(), of: scored().count() },
+            deferral: Deferral {
+                unsure: scored().filter(|verdict| verdict.reason.is_some()).count(),
+                of: scored().count(),
+            },
             scores: Histogram::of(&recent.answers),
             cost_today: None,
             last: recent.answers.iter().rev().take(LAST).cloned().collect(),
@@ -137,7 +140,8 @@ impl Status {
 
 impl Histogram {
     fn of(answers: &VecDeque<Verdict>) -> Option<Self> {
-        let scores: Vec<f32> = answers.iter().filter_map(|verdict| verdict.score).filter(|score| score.is_finite()).collect();
+        let scores: Vec<f32> =
+            answers.iter().filter_map(|verdict| verdict.score).filter(|score| score.is_finite()).collect();
         let low = scores.iter().copied().reduce(f32::min)?;
         let high = scores.iter().copied().reduce(f32::max)?;
         let mut counts = vec![0; BARS];
@@ -163,7 +167,8 @@ mod tests {
     #[test]
     fn rates_are_of_the_answers_that_were_scored() {
         let status = Status::default();
-        let account = |origin, score, reason| Account { origin, score, reason, threshold: Some(-0.2), ..Account::default() };
+        let account =
+            |origin, score, reason| Account { origin, score, reason, threshold: Some(-0.2), ..Account::default() };
         for account in [
             account("local", Some(-0.1), None),
             account("cloud", Some(-0.9), Some("low-confidence")),
@@ -176,7 +181,10 @@ mod tests {
         assert_eq!(report["deferral"], serde_json::json!({"unsure": 2, "of": 3}));
         assert_eq!(report["answers"], serde_json::json!({"local": 1, "cloud": 2, "abstained": 1}));
         let counts = report["scores"]["counts"].as_array().unwrap();
-        assert_eq!((counts.len(), &counts[0], &counts[BARS / 2], &counts[BARS - 1]), (BARS, &1.into(), &1.into(), &1.into()));
+        assert_eq!(
+            (counts.len(), &counts[0], &counts[BARS / 2], &counts[BARS - 1]),
+            (BARS, &1.into(), &1.into(), &1.into())
+        );
         assert_eq!(report["last"][0]["reason"], "tools");
     }
 

@@ -85,7 +85,9 @@ impl Events {
                 None => self.pieces.as_mut()?.next().await,
             };
             match piece {
-                Some(Ok(Piece::Text { text, tokens, .. })) => self.ready.push_back(frame(self.head.more(&text, &tokens))),
+                Some(Ok(Piece::Text { text, tokens, .. })) => {
+                    self.ready.push_back(frame(self.head.more(&text, &tokens)))
+                }
                 Some(Ok(Piece::Superseded(reason))) => self.ready.push_back(frame(self.head.superseded(reason))),
                 Some(Ok(Piece::End(reply))) => self.end(&reply),
                 Some(Err(error)) => self.break_off(error.into()),

@@ -78,7 +78,12 @@ impl Model {
 
     /// A cascade, made of this engine and this large model.
     #[must_use]
-    pub fn cascade(cascade: Cascade, engine: Arc<Engine>, policy: &CalibratedPolicy, cloud: Arc<dyn LargeModel>) -> Self {
+    pub fn cascade(
+        cascade: Cascade,
+        engine: Arc<Engine>,
+        policy: &CalibratedPolicy,
+        cloud: Arc<dyn LargeModel>,
+    ) -> Self {
         let device = Some(Device::new(engine, Some(policy)));
         Self { device, cloud: Some(cloud), cascade: Some(cascade), budget: None }
     }

@@ -133,7 +133,8 @@ impl Reply {
 impl TokenText {
     fn all(engine: &Engine, tokens: &[AnswerToken]) -> Result<Vec<Self>> {
         let named = |token: &AnswerToken| {
-            let alternatives = token.alternatives.iter().map(|other| Ok((engine.token_text(other.id)?, other.log_probability)));
+            let alternatives =
+                token.alternatives.iter().map(|other| Ok((engine.token_text(other.id)?, other.log_probability)));
             Ok(Self {
                 text: engine.token_text(token.id)?,
                 log_probability: token.signals.log_probability,
@@ -145,7 +146,8 @@ impl TokenText {
 
     /// One token as it is written.
     pub(super) fn of(engine: &Engine, token: &margay::Token<'_>) -> Result<Self> {
-        let alternatives = token.alternatives.iter().map(|other| Ok((engine.token_text(other.id)?, other.log_probability)));
+        let alternatives =
+            token.alternatives.iter().map(|other| Ok((engine.token_text(other.id)?, other.log_probability)));
         Ok(Self {
             text: engine.token_text(token.id)?,
             log_probability: token.signals.log_probability,

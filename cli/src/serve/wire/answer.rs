@@ -126,7 +126,13 @@ impl Head {
         let mut chunks = Vec::new();
         if !reply.tool_calls.is_empty() {
             let calls = reply.tool_calls.iter().enumerate().map(|(index, call)| indexed(index, call));
-            chunks.push(self.chunk(Some(Delta { tool_calls: calls.collect(), ..Delta::default() }), None, None, None, None));
+            chunks.push(self.chunk(
+                Some(Delta { tool_calls: calls.collect(), ..Delta::default() }),
+                None,
+                None,
+                None,
+                None,
+            ));
         }
         let chat = self.kind == Kind::Chat;
         let account = serde_json::to_value(&reply.account).ok();
@@ -194,7 +200,9 @@ impl Head {
         let top = tokens.iter().map(|token| match token.alternatives.is_empty() {
             true => Value::Null,
             // Two ids may have the same text, e.g. of a piece of a character: the likelier stands for both.
-            false => Value::Object(token.alternatives.iter().rev().map(|(text, p)| (text.clone(), json!(p))).collect::<Map<_, _>>()),
+            false => Value::Object(
+                token.alternatives.iter().rev().map(|(text, p)| (text.clone(), json!(p))).collect::<Map<_, _>>(),
+            ),
         });
         let top: Vec<Value> = top.collect();
         json!({
@@ -208,7 +216,8 @@ impl Head {
 }
 
 fn chat_token(token: &TokenText) -> Value {
-    let of = |text: &str, log_probability: f32| json!({"token": text, "logprob": log_probability, "bytes": bytes(text)});
+    let of =
+        |text: &str, log_probability: f32| json!({"token": text, "logprob": log_probability, "bytes": bytes(text)});
     let mut written = of(&token.text, token.log_probability);
     written["top_logprobs"] = token.alternatives.iter().map(|(text, p)| of(text, *p)).collect();
     written

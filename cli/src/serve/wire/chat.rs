@@ -102,7 +102,8 @@ impl ChatQuestion {
             None | Some(ResponseFormat::Text) => None,
             Some(ResponseFormat::JsonObject) => Some(Constraint::JsonSchema(json!({"type": "object"}))),
             Some(ResponseFormat::JsonSchema { json_schema: Schema { schema } }) => {
-                let schema = schema.ok_or_else(|| Refusal::parameter("response_format", "has no `json_schema.schema`"))?;
+                let schema =
+                    schema.ok_or_else(|| Refusal::parameter("response_format", "has no `json_schema.schema`"))?;
                 Some(Constraint::JsonSchema(schema))
             }
         };

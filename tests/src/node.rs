@@ -23,7 +23,7 @@ impl Node {
     /// # Errors
     /// When there is no cache folder, or the installer fails.
     pub fn with(requirements: Requirements) -> Result<Option<Self>> {
-        let new_enough = "process.exit(Number(process.versions.node.split('.')[0]) < 20)";
+        let new_enough = "process.exit(Number(process.versions.node.split('.')[0]) < 20 ? 1 : 0)";
         let works = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
         if !works(Command::new("node").args(["-e", new_enough])) || !works(Command::new("npm").arg("--version")) {
             return Ok(None);

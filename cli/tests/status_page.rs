@@ -99,7 +99,8 @@ fn the_status_page_shows_what_happened_on_a_phone_and_on_a_desk() {
     for (name, width, height) in [("phone", 390, 844), ("desk", 1280, 900)] {
         let probe = format!(
             "<body><iframe id=page src=index.html width={width} height={height} style='border:0'></iframe><script>\
-             document.getElementById('page').onload = event => setTimeout(() => {{ const page = event.target.contentDocument;\
+             const frame = document.getElementById('page');\
+             frame.onload = () => setTimeout(() => {{ const page = frame.contentDocument;\
              document.body.append(`fits=${{page.documentElement.scrollWidth <= page.documentElement.clientWidth}} \
              bars=${{page.querySelectorAll('rect').length}} rate=${{page.getElementById('rate').textContent}}`); }}, 100);\
              </script>"

@@ -33,9 +33,12 @@ pub const ONNX: Requirements = Requirements {
     ],
 };
 
-/// Hugging Face transformers on PyTorch, to compute what a checkpoint means.
-pub const TRANSFORMERS: Requirements =
-    Requirements { name: "transformers", packages: &["torch==2.15.0", "transformers==5.23.0", "safetensors==0.8.0"] };
+/// Hugging Face transformers on PyTorch, to compute what a checkpoint means, and what it reads GGUF files with. PyTorch alone
+/// takes several gigabytes.
+pub const TRANSFORMERS: Requirements = Requirements {
+    name: "transformers",
+    packages: &["torch==2.15.0", "transformers==5.23.0", "safetensors==0.8.0", "gguf==0.19.0", "accelerate==1.15.0"],
+};
 
 /// Packages at exact versions.
 #[derive(Debug, Clone, Copy)]

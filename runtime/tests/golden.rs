@@ -32,7 +32,7 @@ fn what_the_toy_computes_is_found_again() {
     assert_eq!(report.continued, expected.greedy.len());
     assert!(report.largest_difference < 1e-3, "{report}");
     assert_eq!(engine.greedy(&expected.prompt, expected.greedy.len()).unwrap(), expected.greedy);
-    assert_eq!(engine.greedy(&expected.prompt, 0).unwrap(), []);
+    assert!(engine.greedy(&expected.prompt, 0).unwrap().is_empty());
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub(crate) fn fit(
     let smallest: u64 = choices.iter().filter(|choice| !choice.upgrade).map(|choice| choice.bytes).sum();
     let room = room.saturating_add_unsigned(smallest);
     let Ok(room) = u64::try_from(room) else {
-        let message = format!("4 bits for every matrix are still {} bytes too many", room.unsigned_abs());
+        let message = format!("the smallest form of every matrix is still {} bytes too many", room.unsigned_abs());
         return Err(Error::new(ErrorKind::Quality, message));
     };
     let taken = chosen(&mut choices, room);

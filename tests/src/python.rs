@@ -117,6 +117,9 @@ pub(crate) fn succeed(command: &mut Command) -> Result<Output> {
 }
 
 /// A line for whoever waits: a first run downloads for a while.
-pub(crate) fn say(line: &str) -> io::Result<()> {
+///
+/// # Errors
+/// When nobody takes it.
+pub fn say(line: &str) -> io::Result<()> {
     writeln!(io::stderr(), "{line}")
 }

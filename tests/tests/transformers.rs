@@ -8,7 +8,7 @@ use std::path::Path;
 use margay::device::library::Locate;
 use margay::{DeviceOptions, Engine};
 use margay_exporter::{ExportOptions, WeightFormat, calibration_texts, export_as};
-use margay_tests::python::{Python, TRANSFORMERS};
+use margay_tests::python::{Python, TRANSFORMERS, say};
 use margay_tests::smollm2;
 use margay_trainer::Checkpoint;
 use serde::de::DeserializeOwned;
@@ -103,7 +103,7 @@ fn compare(checkpoint: &Path, folder: &Path, name: &str) {
         }
         assert_eq!(continued[BEGIN..], greedy[..], "{name}, prompt {prompt}; stop tokens {stop:?}");
     }
-    eprintln!("{name}: {PROMPTS} x {POSITIONS} positions, largest difference of a logit {largest:.1e}");
+    say(&format!("{name}: {PROMPTS} x {POSITIONS} positions, largest difference of a logit {largest:.1e}")).unwrap();
 }
 
 fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> T {

@@ -54,6 +54,6 @@ fn anything_else_is_told_apart() {
         assert_eq!(error.kind(), ErrorKind::Inference, "{why}: {error}");
         assert!(error.to_string().contains(why), "{why}: {error}");
     }
-    let empty = Golden { text: None, ids: vec![], ..golden(&expected) };
+    let empty = Golden { text: None, ids: vec![], greedy: None, ..golden(&expected) };
     assert_eq!(engine.check_golden(&[empty]).unwrap_err().kind(), ErrorKind::InvalidRequest);
 }

@@ -29,7 +29,7 @@
 //! [`TokenSignals`] is what one token says, [`Aggregate`] what the answer says so far, in constant memory. A
 //! [`Rule`], one [`Feature`] or learned from several, reads one [`Score`] off it; a [`Policy`] compares that with the [`Threshold`] of the task and
 //! gives a [`Decision`] with its [`Verdict`]. A [`Monitor`] does all that while the answer is written and
-//! says when going on is in vain. The guards in [`guard`] decide beforehand whether the cloud may be asked at
+//! says when going on is in vain. A [`Router`] reads a [`Score`] off the prompt, before anything is generated. The guards in [`guard`] decide beforehand whether the cloud may be asked at
 //! all.
 //!
 //! # The same verdict everywhere
@@ -63,6 +63,7 @@ mod learned;
 mod monitor;
 mod policy;
 mod quantiles;
+mod router;
 mod rule;
 mod signals;
 mod threshold;
@@ -74,6 +75,7 @@ pub use learned::{LearnedError, Linear, MAX_FEATURES, MAX_KNOTS, PiecewiseLinear
 pub use monitor::{Monitor, Progress};
 pub use policy::{Policy, PolicyError, TaskName};
 pub use quantiles::EXACT_TOKENS;
+pub use router::{MAX_PROMPT_FEATURES, MAX_ROUTER_BITS, PromptFeatures, Router, RouterError};
 pub use rule::{Percent, Rule, RuleError, Score};
 pub use signals::{SignalError, TokenSignals};
 pub use threshold::{Threshold, ThresholdError};

@@ -94,7 +94,7 @@ impl Rule {
             }
             of_one => feature(of_one.feature()?)?,
         };
-        score.is_finite().then_some(Score(score))
+        Score::of(score)
     }
 
     /// No score of the finished answer is higher, if that answer begins with these tokens and has at most
@@ -156,6 +156,10 @@ impl From<Feature> for Rule {
 }
 
 impl Score {
+    pub(crate) fn of(score: f32) -> Option<Self> {
+        score.is_finite().then_some(Self(score))
+    }
+
     /// The number itself.
     #[must_use]
     pub const fn value(self) -> f32 {

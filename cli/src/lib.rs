@@ -8,6 +8,7 @@ pub mod authority;
 pub mod bench;
 pub mod bundle;
 pub mod chat;
+pub mod compare;
 pub mod config;
 pub mod console;
 pub mod demo;
@@ -48,6 +49,8 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Choose a threshold on an outcome table and bind it to a bundle
     Calibrate(evaluate::CalibrateArgs),
+    /// Compare two bundles, or two outcome tables, on the same queries
+    Compare(Box<compare::CompareArgs>),
     /// Keep what a large model thinks of every training target
     Annotate(annotate::AnnotateArgs),
     /// Train a model from a recipe
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args, &mut console).map(drop),
         Command::Evaluate(args) => evaluate::evaluate(&args, &mut console).map(drop),
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
+        Command::Compare(args) => compare::compare(&args, &mut console).map(drop),
         Command::Annotate(args) => annotate::annotate(&args, &mut console).map(drop),
         Command::Train(args) => train::train(&args, &mut console),
         Command::Export(args) => export::export(&args, &mut console).map(drop),

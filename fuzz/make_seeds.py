@@ -85,3 +85,9 @@ columns = "query,model,quality,task,split,score,signal.entropy,tokens_in,tokens_
 seed("outcomes_csv", "whole.csv", f'{columns}\nq1,small,1,t,test,-0.5,0.25,3,4,0.001,2.5,100,abc\n"q,2",large,0,,,,,,,,,,\n')
 row = {"query": "q1", "model": "small", "quality": 1.0, "task": "t", "score": -0.5, "signal.entropy": 0.25, "tokens_in": 3}
 seed("outcomes_json_lines", "whole.jsonl", json.dumps(row) + "\n" + json.dumps({"query": "q", "model": "m", "quality": 0}) + "\n")
+
+example = SEEDS.parent.parent / "runtime" / "margay.example.toml"
+seed("configuration", "example.toml", example.read_bytes())
+
+chunk = json.dumps({"choices": [{"delta": {"content": "a"}}]})
+seed("events", "stream.sse", f"\ufeff: hello\nevent: message\ndata: {chunk}\r\n\r\ndata: [DONE]\n\n")

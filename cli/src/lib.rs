@@ -25,7 +25,7 @@ pub mod train;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use error::{Error, Result};
 
@@ -74,6 +74,12 @@ enum Command {
     Config(config::ConfigArgs),
     /// Say what left the device, by its audit file
     Audit(audit::AuditArgs),
+}
+
+/// The command line as clap knows it, for whoever checks or completes one.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs what the command line says. Exit code 0 on success, 1 on failure, 2 for a command line that makes no sense.

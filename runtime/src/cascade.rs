@@ -141,6 +141,14 @@ impl Cascade {
         self.blocking.run(self.answer(request))
     }
 
+    /// [`Cascade::answer_local`] for callers without a runtime.
+    ///
+    /// # Errors
+    /// As [`Cascade::answer_local`]; [`crate::ErrorKind::InvalidRequest`] on a thread that belongs to a tokio runtime.
+    pub fn answer_local_blocking(&self, request: LocalOnly<Request>) -> Result<Answer> {
+        self.blocking.run(self.answer_local(request))
+    }
+
     /// [`Cascade::stream`] for callers without a runtime.
     ///
     /// # Errors

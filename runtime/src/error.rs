@@ -80,6 +80,67 @@ pub enum ErrorKind {
     Store,
 }
 
+impl ErrorKind {
+    /// Every kind, in the order of its code.
+    pub const ALL: [Self; 24] = [
+        Self::Library,
+        Self::Io,
+        Self::Bundle,
+        Self::Digest,
+        Self::Signature,
+        Self::InvalidRequest,
+        Self::ContextOverflow,
+        Self::Inference,
+        Self::Deadline,
+        Self::Cancelled,
+        Self::Connect,
+        Self::Tls,
+        Self::Unauthorized,
+        Self::Rejected,
+        Self::RateLimited,
+        Self::Server,
+        Self::Malformed,
+        Self::Truncated,
+        Self::Budget,
+        Self::QueueFull,
+        Self::Memory,
+        Self::Provider,
+        Self::Configuration,
+        Self::Store,
+    ];
+
+    /// The number of this kind in other languages, from 1 to 99. It never changes, and none is used twice.
+    #[must_use]
+    pub const fn code(self) -> i32 {
+        match self {
+            Self::Library => 1,
+            Self::Io => 2,
+            Self::Bundle => 3,
+            Self::Digest => 4,
+            Self::Signature => 5,
+            Self::InvalidRequest => 6,
+            Self::ContextOverflow => 7,
+            Self::Inference => 8,
+            Self::Deadline => 9,
+            Self::Cancelled => 10,
+            Self::Connect => 11,
+            Self::Tls => 12,
+            Self::Unauthorized => 13,
+            Self::Rejected => 14,
+            Self::RateLimited => 15,
+            Self::Server => 16,
+            Self::Malformed => 17,
+            Self::Truncated => 18,
+            Self::Budget => 19,
+            Self::QueueFull => 20,
+            Self::Memory => 21,
+            Self::Provider => 22,
+            Self::Configuration => 23,
+            Self::Store => 24,
+        }
+    }
+}
+
 impl Error {
     /// An error with a message of one line; for those who implement this crate's traits, and for their tests.
     #[must_use]
@@ -181,5 +242,16 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.inner.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_one_to_the_last_each_once() {
+        let codes = ErrorKind::ALL.map(ErrorKind::code);
+        assert_eq!(codes.as_slice(), (1..=24).collect::<Vec<_>>());
     }
 }

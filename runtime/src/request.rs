@@ -99,7 +99,9 @@ pub struct Request {
     pub task: Option<String>,
     /// Longest answer, in tokens.
     pub max_tokens: usize,
-    /// How the device draws the answer; a cloud does as it does.
+    /// How the answer is drawn. A cloud is told what its API has words for: temperature (unless it is 0), top-p, top-k, seed,
+    /// stop strings, a JSON schema. One that cannot hold an answer to the constraint is not asked:
+    /// [`ErrorKind::InvalidRequest`].
     pub options: GenerateOptions,
     /// Which budget limits apply beside the total ones; `None` is only those.
     pub class: Option<String>,

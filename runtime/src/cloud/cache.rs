@@ -17,7 +17,7 @@ const ENTRY_BYTES: usize = 256;
 
 /// A large model whose answers are kept for a while.
 ///
-/// Only the very same question is answered from memory: the same messages, tools, task and `max_tokens`. An answer from
+/// Only the very same question is answered from memory: the same messages, tools, task, `max_tokens` and options. An answer from
 /// memory takes no exchange (`attempts` is zero), no tokens and no money. Requests that may not be stored
 /// ([`Privacy::Transient`]) pass by on both ways. Put it around a budget, not into one.
 pub struct Cached<M> {
@@ -91,7 +91,7 @@ impl<M: LargeModel> Cached<M> {
 
 /// What makes two questions the same.
 fn key(request: &Request) -> Result<[u8; 32]> {
-    let question = (&request.messages, &request.tools, &request.task, request.max_tokens);
+    let question = (&request.messages, &request.tools, &request.task, request.max_tokens, &request.options);
     let bytes = serde_json::to_vec(&question)
         .map_err(|error| Error::new(ErrorKind::InvalidRequest, "the request is not JSON").with_source(error))?;
     Ok(Sha256::digest(&bytes).into())

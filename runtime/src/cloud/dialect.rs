@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::{CloudAnswer, Endpoint, sse};
 use crate::answer::Tokens;
+use crate::engine::{Constraint, Sampling};
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::Request;
 use crate::tool::ToolCall;
@@ -154,6 +155,24 @@ impl Reply {
             tool_calls: self.calls.into_values().collect(),
             ..CloudAnswer::new(self.text)
         }
+    }
+}
+
+/// The temperature that the caller asked for. Zero is what a request has that says nothing: the server's own holds then.
+fn wanted(sampling: &Sampling) -> Option<f32> {
+    (!sampling.is_greedy()).then_some(sampling.temperature)
+}
+
+/// The number as it was written: 0.7, not the binary fraction nearest to it.
+fn decimal(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or_else(|_| f64::from(number))
+}
+
+/// The JSON schema that the answer must follow.
+fn schema(constraint: &Constraint) -> Result<Value> {
+    match constraint {
+        Constraint::JsonSchema(schema) => Ok(schema.clone()),
+        Constraint::Regex(_) => Err(invalid("this server's API cannot hold an answer to a regular expression")),
     }
 }
 

@@ -17,6 +17,7 @@ pub use self::cipher::Cipher;
 use super::database::{Store, off_thread};
 use crate::answer::{Money, Ticket, Tokens};
 use crate::cloud::{BoxFuture, Clock, CloudAnswer, Connectivity, LargeModel, Random, unix_ms, until};
+use crate::engine::GenerateOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{Deadline, Message, Priority, Privacy, Request};
 use crate::telemetry;
@@ -162,7 +163,13 @@ struct Prompt {
     task: Option<String>,
     class: Option<String>,
     max_tokens: usize,
+    #[serde(default, skip_serializing_if = "is_default")]
+    options: GenerateOptions,
     expires: u64,
+}
+
+fn is_default(options: &GenerateOptions) -> bool {
+    *options == GenerateOptions::default()
 }
 
 impl Outbox {
@@ -185,12 +192,13 @@ impl Outbox {
             ));
         }
         let inner = Arc::clone(&self.inner);
-        let Request { messages, tools, task, class, max_tokens, priority, .. } = request.clone();
+        let Request { messages, tools, task, class, max_tokens, options, priority, .. } = request.clone();
         let key = request.idempotency_key.clone().unwrap_or_else(|| inner.random.key());
         off_thread(move || {
             let time_to_live = u64::try_from(inner.limits.time_to_live.as_millis()).unwrap_or(u64::MAX);
             let expires = unix_ms(&*inner.clock).saturating_add(time_to_live);
-            let ticket = inner.put(priority, &Prompt { key, messages, tools, task, class, max_tokens, expires })?;
+            let prompt = Prompt { key, messages, tools, task, class, max_tokens, options, expires };
+            let ticket = inner.put(priority, &prompt)?;
             inner.count();
             inner.put.notify_one();
             Ok(ticket)
@@ -322,6 +330,7 @@ impl Prompt {
             tools: self.tools,
             task: self.task,
             max_tokens: self.max_tokens,
+            options: self.options,
             class: self.class,
             idempotency_key: Some(self.key),
             deadline: Deadline::NEVER,

@@ -5,7 +5,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Complaint, Reply, arguments, bytes, invalid};
+use super::{Complaint, Reply, arguments, bytes, decimal, invalid, wanted};
+use crate::engine::GenerateOptions;
 use crate::error::Result;
 use crate::request::{Message, Request};
 use crate::tool::Tool;
@@ -92,6 +93,22 @@ pub(super) fn encode(model: &str, request: &Request, streamed: bool) -> Result<V
     let mut body = json!({
         "model": model, "max_tokens": request.max_tokens, "messages": messages(&turns)?, "stream": streamed,
     });
+    let GenerateOptions { sampling, stop, constraint, .. } = &request.options;
+    if constraint.is_some() {
+        return Err(invalid("this server's API cannot hold an answer to a JSON schema or a regular expression"));
+    }
+    let temperature = wanted(sampling).map(decimal);
+    for (name, value) in [("temperature", temperature), ("top_p", sampling.top_p.map(decimal))] {
+        if let Some(value) = value {
+            body[name] = value.into();
+        }
+    }
+    if let Some(k) = sampling.top_k {
+        body["top_k"] = k.into();
+    }
+    if !stop.is_empty() {
+        body["stop_sequences"] = json!(stop);
+    }
     if !system.is_empty() {
         let texts: Vec<&str> = system.iter().map(|message| message.content.as_str()).collect();
         body["system"] = texts.join("\n\n").into();

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Complaint, Reply, arguments, bytes, invalid};
+use super::{Complaint, Reply, arguments, bytes, decimal, invalid, schema, wanted};
 use crate::answer::Tokens;
+use crate::engine::GenerateOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{Message, Request};
 use crate::tool::Tool;
@@ -75,9 +76,7 @@ struct Usage {
 pub(super) fn encode(request: &Request) -> Result<Vec<u8>> {
     let (system, turns): (Vec<&Message>, Vec<&Message>) =
         request.messages.iter().partition(|message| message.role == "system");
-    let mut body = json!({
-        "contents": contents(&turns)?, "generationConfig": {"maxOutputTokens": request.max_tokens},
-    });
+    let mut body = json!({"contents": contents(&turns)?, "generationConfig": generation(request)?});
     if !system.is_empty() {
         let parts: Value = system.iter().map(|message| json!({"text": message.content})).collect();
         body["systemInstruction"] = json!({"parts": parts});
@@ -87,6 +86,30 @@ pub(super) fn encode(request: &Request) -> Result<Vec<u8>> {
         body["tools"] = json!([{"functionDeclarations": declarations}]);
     }
     bytes(&body)
+}
+
+fn generation(request: &Request) -> Result<Value> {
+    let GenerateOptions { sampling, stop, constraint, .. } = &request.options;
+    let mut generation = json!({"maxOutputTokens": request.max_tokens});
+    let temperature = wanted(sampling).map(decimal);
+    for (name, value) in [("temperature", temperature), ("topP", sampling.top_p.map(decimal))] {
+        if let Some(value) = value {
+            generation[name] = value.into();
+        }
+    }
+    for (name, value) in [("topK", sampling.top_k.map(|k| k as u64)), ("seed", sampling.seed)] {
+        if let Some(value) = value {
+            generation[name] = value.into();
+        }
+    }
+    if !stop.is_empty() {
+        generation["stopSequences"] = json!(stop);
+    }
+    if let Some(constraint) = constraint {
+        generation["responseMimeType"] = "application/json".into();
+        generation["responseJsonSchema"] = schema(constraint)?;
+    }
+    Ok(generation)
 }
 
 fn declaration(tool: &Tool) -> Value {

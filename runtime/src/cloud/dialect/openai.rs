@@ -1,9 +1,11 @@
 //! OpenAI's chat completions, as its API reference gives them.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::{Complaint, Reply, bytes, parse};
+use super::{Complaint, Reply, bytes, parse, schema, wanted};
 use crate::answer::Tokens;
+use crate::engine::{Constraint, GenerateOptions};
 use crate::error::Result;
 use crate::request::{Message, Request};
 use crate::tool::{Tool, ToolCall};
@@ -15,6 +17,16 @@ struct Question<'a> {
     #[serde(skip_serializing_if = "<[Tool]>::is_empty")]
     tools: &'a [Tool],
     max_tokens: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    stop: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<Value>,
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_options: Option<StreamOptions>,
@@ -88,14 +100,31 @@ struct Usage {
 }
 
 pub(super) fn encode(model: &str, request: &Request, streamed: bool) -> Result<Vec<u8>> {
+    let GenerateOptions { sampling, stop, constraint, .. } = &request.options;
     bytes(&Question {
         model,
         messages: request.messages.iter().map(Turn::of).collect(),
         tools: &request.tools,
         max_tokens: request.max_tokens,
+        temperature: wanted(sampling),
+        top_p: sampling.top_p,
+        seed: sampling.seed,
+        stop,
+        response_format: constraint.as_ref().map(response_format).transpose()?,
         stream: streamed,
         stream_options: streamed.then_some(StreamOptions { include_usage: true }),
     })
+}
+
+/// Structured outputs; the schema that accepts anything is the older JSON mode.
+fn response_format(constraint: &Constraint) -> Result<Value> {
+    match schema(constraint)? {
+        Value::Bool(true) => Ok(json!({"type": "json_object"})),
+        schema => {
+            let answer = json!({"name": "answer", "schema": schema, "strict": true});
+            Ok(json!({"type": "json_schema", "json_schema": answer}))
+        }
+    }
 }
 
 pub(super) fn decode(completion: Completion, reply: &mut Reply) -> Result<()> {

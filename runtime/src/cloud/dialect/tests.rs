@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::engine::GenerateOptions;
 use crate::request::Message;
 use crate::tool::Tool;
 
@@ -261,6 +262,46 @@ fn conversations_keep_their_structure() {
             "tools": [{"functionDeclarations": [{"name": "get_weather", "description": "now", "parameters": schema}]}],
         })
     );
+}
+
+#[test]
+fn options_go_where_the_documentation_says() {
+    let sampling =
+        Sampling { temperature: 0.7, top_p: Some(0.9), top_k: Some(40), seed: Some(7), ..Sampling::default() };
+    let options = GenerateOptions { sampling, stop: vec!["\n\n".into()], ..GenerateOptions::default() };
+    let schema = json!({"type": "object"});
+    let constrained = |constraint| GenerateOptions { constraint: Some(constraint), ..GenerateOptions::default() };
+    let encoded = |dialect: Dialect, options: &GenerateOptions| {
+        let request = Request::user("hi").options(options.clone());
+        dialect.encode("large", &request, false).map(|body| serde_json::from_slice::<Value>(&body).unwrap())
+    };
+    let holds = |body: Value, expected: Value| {
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(body.get(name), Some(value), "{name} of {body}");
+        }
+    };
+    let openai = json!({"temperature": 0.7, "top_p": 0.9, "seed": 7, "stop": ["\n\n"]});
+    holds(encoded(Dialect::OpenAi, &options).unwrap(), openai);
+    let anthropic = json!({"temperature": 0.7, "top_p": 0.9, "top_k": 40, "stop_sequences": ["\n\n"]});
+    holds(encoded(Dialect::Anthropic, &options).unwrap(), anthropic);
+    let gemini = json!({"temperature": 0.7, "topP": 0.9, "topK": 40, "seed": 7, "stopSequences": ["\n\n"]});
+    holds(encoded(Dialect::Gemini, &options).unwrap()["generationConfig"].clone(), gemini);
+
+    let wanted = constrained(Constraint::JsonSchema(schema.clone()));
+    let format = json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": true}});
+    holds(encoded(Dialect::OpenAi, &wanted).unwrap(), json!({"response_format": format}));
+    let any = constrained(Constraint::JsonSchema(json!(true)));
+    holds(encoded(Dialect::OpenAi, &any).unwrap(), json!({"response_format": {"type": "json_object"}}));
+    let format = json!({"responseMimeType": "application/json", "responseJsonSchema": schema});
+    holds(encoded(Dialect::Gemini, &wanted).unwrap()["generationConfig"].clone(), format);
+    assert_eq!(encoded(Dialect::Anthropic, &wanted).unwrap_err().kind(), ErrorKind::InvalidRequest);
+    for dialect in ALL {
+        let pattern = constrained(Constraint::Regex("[0-9]+".into()));
+        assert_eq!(encoded(dialect, &pattern).unwrap_err().kind(), ErrorKind::InvalidRequest);
+        // A request that says nothing leaves everything to the server.
+        let body = encoded(dialect, &GenerateOptions::default()).unwrap().to_string();
+        assert!(!body.contains("temperature") && !body.contains("stop") && !body.contains("seed"), "{body}");
+    }
 }
 
 #[test]

@@ -29,7 +29,8 @@ manifest = {
     },
     "prompt": {"chat_template": "{{ messages }}", "special_tokens": {"eos_token": "e"}, "stop_tokens": [3]},
     "canary": canary,
-    "golden": [{"text": "a", "ids": [1, 2], "positions": [{"position": 1, "top": [[3, 0.5]]}], "tolerance": 0.1}],
+    "golden": [{"text": "a", "ids": [1, 2], "positions": [{"position": 1, "top": [[3, 0.5]]}], "tolerance": 0.1,
+                "greedy": {"ids": [3], "text": "b"}}],
     "measurements": [{"quantity": "perplexity", "data": "d", "sample_size": 1, "before": 2.0, "after": 2.5}],
     "variants": [{
         "name": "g", "device": "gpu", "providers": ["webgpu"], "requires": {"soc": "x"},

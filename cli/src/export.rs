@@ -1,6 +1,6 @@
 //! `margay export` and `margay verify`: from a checkpoint to a bundle, and a bundle held against its checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ pub struct ExportArgs {
     /// Folder of the bundle; one that is there is replaced
     #[arg(long, value_name = "BUNDLE")]
     pub out: PathBuf,
-    /// How weights are stored: f32, int8 or int4
+    /// How weights are stored: f32, f16, int8 or int4
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub weights: WeightFormat,
     /// What the graph is made of: fused (ONNX Runtime's own operators, faster) or standard (runs on every provider)
@@ -40,6 +40,9 @@ pub struct ExportArgs {
     /// Texts for gptq, JSON Lines with `text`, or `input` and `target` [default: texts that come with margay]
     #[arg(long, value_name = "FILE")]
     pub calibration_data: Option<PathBuf>,
+    /// Bytes that the bundle may have for each parameter: int4 stores every matrix in what fits with the least loss
+    #[arg(long, value_name = "BYTES")]
+    pub max_bytes_per_parameter: Option<f64>,
     /// Texts to measure perplexity and accuracy on, before and after, in the same form
     #[arg(long, value_name = "FILE")]
     pub perplexity_data: Option<PathBuf>,
@@ -98,6 +101,7 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         operators: args.operators,
         method: args.rounding,
         calibration: texts(args.calibration_data.as_deref())?,
+        max_bytes_per_parameter: args.max_bytes_per_parameter,
         measure: args.perplexity_data.as_deref().map(|path| measure(path, args.max_perplexity_increase)).transpose()?,
     };
     let mut exported = {
@@ -105,6 +109,7 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         let bar: Bar = console.bar("exporting", length as u64);
         let mut progress = |step| match step {
             Progress::Reading => bar.say("reading the checkpoint".into()),
+            Progress::Quantizing => bar.say("reading, and choosing codes".into()),
             Progress::Written(_) => {
                 bar.advance(1);
                 bar.say("writing layers".into());
@@ -119,7 +124,7 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
     };
     let bytes: u64 = exported.bundle.manifest().files.iter().map(|file| file.size).sum();
     console.line(format!(
-        "{}: {:.1} MB as {}, {:.2} bytes per parameter, in {:.1} s",
+        "{}: {:.1} MB as {}, {:.3} bytes per parameter, in {:.1} s",
         args.out.display(),
         bytes as f64 / 1e6,
         args.weights,
@@ -143,7 +148,11 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         }
     }
     if !exported.in_8_bits.is_empty() {
-        console.line(format!("in 8 bits: {}", exported.in_8_bits.join(", ")))?;
+        console.line(format!("in 8 bits: {}", joined(&exported.in_8_bits)))?;
+    }
+    if !exported.rounded.is_empty() {
+        console
+            .line(format!("rounded, to save bytes, from 4-bit grids of their own: {}", joined(&exported.rounded)))?;
     }
     console.line(verified(args.weights, &exported.verification))?;
     if let Some(key) = &key {
@@ -169,6 +178,10 @@ pub fn verify(args: &VerifyArgs, console: &mut Console) -> Result<Verification> 
     let verification = verify_checkpoint(&bundle, &checkpoint, &options)?;
     console.line(verified(&bundle.manifest().model.quantization, &verification))?;
     Ok(verification)
+}
+
+fn joined(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn verified(weights: impl std::fmt::Display, verification: &Verification) -> String {

@@ -15,6 +15,7 @@ use crate::device::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{Message, Request};
 
+mod alternatives;
 mod canary;
 mod choose;
 mod generation;
@@ -34,11 +35,13 @@ mod session;
 mod stop;
 mod tokenizer;
 
+pub use alternatives::Alternative;
 pub use choose::{Choice, ChooseOptions, MAX_CHOICES, Normalise, ScoredAnswer};
 pub use generation::{Finish, Generation, Timings, Token};
 pub use golden::GoldenReport;
 pub use options::{
-    Constraint, GenerateOptions, MAX_CONSTRAINT_BYTES, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, Overflow, Sampling,
+    Constraint, GenerateOptions, MAX_ALTERNATIVES, MAX_CONSTRAINT_BYTES, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS,
+    Overflow, Sampling,
 };
 
 use guide::Guides;

@@ -82,6 +82,7 @@ pub fn compare(args: &CompareArgs, console: &mut Console) -> Result<Contrast> {
         split: args.split.as_deref(),
         large: args.large.as_deref(),
         deferral_rate: args.deferral_rate,
+        cost_interval: args.cost.interval(),
         ..Options::default()
     };
     (options.bootstrap.resamples, options.bootstrap.seed) = (args.resamples, args.seed);

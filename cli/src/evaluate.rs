@@ -141,7 +141,7 @@ impl CostArgs {
         CostModel { unit, device: self.device_cost.map_or(DeviceCost::Recorded, DeviceCost::PerQuery) }
     }
 
-    fn interval(&self) -> Option<(f64, f64)> {
+    pub(crate) fn interval(&self) -> Option<(f64, f64)> {
         Some((*self.cost_interval.first()?, *self.cost_interval.get(1)?))
     }
 }

@@ -72,9 +72,9 @@ fn a_learned_rule_and_thresholds_for_each_task_run_in_the_bundle() {
     let place = Place::new();
     fs::write(place.path("fit.csv"), table(0, 2000)).unwrap();
     fs::write(place.path("calibration.csv"), table(2000, 8000)).unwrap();
-    Table::read(&place.path("calibration.csv")).unwrap().write(&place.path("calibration.parquet")).unwrap();
+    Table::read(&place.path("calibration.csv")).unwrap().write(&place.path("calibration.jsonl")).unwrap();
     let line =
-        "calibrate --outcomes calibration.parquet --chain small,large --target overall-risk<=0.15@0.9 --bundle toy";
+        "calibrate --outcomes calibration.jsonl --chain small,large --target overall-risk<=0.15@0.9 --bundle toy";
     for (more, kind) in [
         (" --learn post-hoc --fit fit.csv --per-task", "linear"),
         (" --learn post-hoc --probability isotonic --fit fit.csv --per-task", "calibrated"),

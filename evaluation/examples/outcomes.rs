@@ -1,9 +1,9 @@
 //! Outcome tables of any size, made up, read and evaluated, with the time and the most memory that it took:
 //!
 //! ```sh
-//! cargo run --release -p margay-evaluation --example outcomes -- write made-up.parquet 10000000
-//! cargo run --release -p margay-evaluation --example outcomes -- read made-up.parquet
-//! cargo run --release -p margay-evaluation --example outcomes -- evaluate made-up.parquet
+//! cargo run --release -p margay-evaluation --features parquet --example outcomes -- write made-up.parquet 10000000
+//! cargo run --release -p margay-evaluation --features parquet --example outcomes -- read made-up.parquet
+//! cargo run --release -p margay-evaluation --features parquet --example outcomes -- evaluate made-up.parquet
 //! ```
 //!
 //! The format is that of the file's ending. Two models answer each query; a row has every column but the digest, and two signals.

@@ -53,13 +53,15 @@ pub struct Options<'a> {
     pub large: Option<&'a str>,
     /// Share of queries deferred where a side brings no threshold.
     pub deferral_rate: f64,
+    /// Costs between which areas over cost are taken; `None` is from where both can begin to where the dearer ends.
+    pub cost_interval: Option<(f64, f64)>,
 }
 
 impl Default for Options<'_> {
     /// All rows, FLOPs, no large model, 30 % deferred.
     fn default() -> Self {
         let (bootstrap, cost) = (Bootstrap::default(), CostModel::default());
-        Self { bootstrap, cost, split: None, large: None, deferral_rate: 0.3 }
+        Self { bootstrap, cost, split: None, large: None, deferral_rate: 0.3, cost_interval: None }
     }
 }
 
@@ -302,12 +304,13 @@ type Numbers = (BTreeMap<String, Paired>, Vec<AtRate>);
 
 fn numbers(pairings: [&Pairing; 2], thresholds: [f64; 2], options: &Options<'_>) -> Result<Numbers> {
     let [a, b] = pairings;
-    // Areas over cost are compared on one interval: from where both can begin to where the dearer ends.
+    // Areas over cost are compared on one interval.
     let ends = pairings.map(|pairing| {
         let curve = pairing.curve();
         (curve.at(0.0).mean_flops, curve.at(1.0).mean_flops)
     });
-    let interval = (ends[0].0.max(ends[1].0), ends[0].1.max(ends[1].1));
+    let own = (ends[0].0.max(ends[1].0), ends[0].1.max(ends[1].1));
+    let interval = options.cost_interval.unwrap_or(own);
     let cascade = options.large.is_some();
     let rates: Vec<f64> = (0..=STEPS).map(|step| step as f64 / STEPS as f64).collect();
     let of = |sample: &Sample<'_>, threshold| statistics(sample, threshold, interval, cascade, &rates);

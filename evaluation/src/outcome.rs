@@ -3,6 +3,10 @@
 mod columns;
 mod json_lines;
 mod names;
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "outcome/no_parquet.rs"]
 mod parquet;
 mod reader;
 mod row;
@@ -14,6 +18,7 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 
+#[cfg(feature = "parquet")]
 pub use self::parquet::{ParquetReader, ParquetWriter};
 pub use json_lines::{JsonLinesReader, JsonLinesWriter};
 pub use reader::Reader;
@@ -149,7 +154,7 @@ pub enum Format {
     Csv,
     /// One JSON object per line.
     JsonLines,
-    /// Apache Parquet.
+    /// Apache Parquet; reading and writing it needs the feature `parquet`.
     Parquet,
 }
 

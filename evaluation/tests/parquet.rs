@@ -1,4 +1,5 @@
 //! Outcome tables as pyarrow writes and reads them; `fixtures/parquet.py` made the files in `fixtures/parquet`.
+#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
 mod python;
 
@@ -85,7 +86,7 @@ fn many_row_groups_are_read_as_one() {
 }
 
 #[test]
-#[ignore = "installs pyarrow (50 MB): `cargo test -p margay-evaluation --test parquet -- --ignored`"]
+#[ignore = "installs pyarrow (50 MB): `cargo test -p margay-evaluation --features parquet --test parquet -- --ignored`"]
 fn pyarrow_reads_what_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ours.parquet");

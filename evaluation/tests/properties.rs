@@ -164,11 +164,15 @@ proptest! {
         table.to_json_lines(&mut lines).unwrap();
         prop_assert_eq!(&Table::from_csv(&csv[..]).unwrap(), &table);
         prop_assert_eq!(&Table::from_json_lines(&lines[..]).unwrap(), &table);
-        let mut parquet = Vec::new();
-        table.to_parquet(&mut parquet).unwrap();
-        prop_assert_eq!(&Table::from_parquet(parquet).unwrap(), &table);
+        #[cfg(feature = "parquet")]
+        {
+            let mut parquet = Vec::new();
+            table.to_parquet(&mut parquet).unwrap();
+            prop_assert_eq!(&Table::from_parquet(parquet).unwrap(), &table);
+        }
     }
 
+    #[cfg(feature = "parquet")]
     #[test]
     fn a_damaged_parquet_file_is_a_table_or_an_error(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), cut in prop::option::of(any::<prop::sample::Index>())) {
         let mut table = Table::default();

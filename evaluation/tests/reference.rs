@@ -1,4 +1,5 @@
 //! Measures against scikit-learn, scipy and numpy: `fixtures/measures.py` says how each value was made.
+#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
 mod python;
 

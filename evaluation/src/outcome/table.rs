@@ -6,8 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use super::names::Names;
-use super::{Format, JsonLinesReader, JsonLinesWriter, MAX_ROWS, Outcome, ParquetReader, ParquetWriter, Reader, Row};
-use super::{RowSource, Writer};
+use super::{Format, JsonLinesReader, JsonLinesWriter, MAX_ROWS, Outcome, Reader, Row, RowSource, Writer, parquet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::write_atomically;
 
@@ -104,7 +103,7 @@ impl Table {
     fn append(&mut self, path: &Path) -> Result<()> {
         let file = File::open(path).map_err(|source| Error::new(ErrorKind::Io, "cannot open").with_source(source))?;
         match Format::of(path) {
-            Format::Parquet => self.take_all(ParquetReader::new(file)?),
+            Format::Parquet => parquet::append(self, file),
             Format::JsonLines => self.take_all(JsonLinesReader::new(BufReader::with_capacity(1 << 16, file))),
             Format::Csv => self.take_all(Reader::new(file)?),
         }
@@ -130,17 +129,18 @@ impl Table {
         Ok(table)
     }
 
-    /// The table in the content of a Parquet file.
+    /// The table in the content of a Parquet file; with the feature `parquet`.
     ///
     /// # Errors
     /// What is wrong with the table, with row and column; rows are counted from 1.
+    #[cfg(feature = "parquet")]
     pub fn from_parquet(content: Vec<u8>) -> Result<Self> {
         let mut table = Self::default();
-        table.take_all(ParquetReader::from_bytes(content)?)?;
+        table.take_all(super::ParquetReader::from_bytes(content)?)?;
         Ok(table)
     }
 
-    fn take_all(&mut self, mut rows: impl RowSource) -> Result<()> {
+    pub(super) fn take_all(&mut self, mut rows: impl RowSource) -> Result<()> {
         let mut outcome = Outcome::new("", "", f64::NAN);
         while rows.fill(&mut outcome).map_err(|error| error.at_row(rows.row()))? {
             self.insert(&outcome).map_err(|error| error.at_row(rows.row()))?;
@@ -250,7 +250,7 @@ impl Table {
     /// [`ErrorKind::Io`] with the path; a file that was there before is untouched then.
     pub fn write(&self, path: &Path) -> Result<()> {
         write_atomically(path, |file| match Format::of(path) {
-            Format::Parquet => self.to_parquet(file),
+            Format::Parquet => parquet::write(self, file),
             Format::JsonLines => self.to_json_lines(file),
             Format::Csv => self.to_csv(file),
         })
@@ -276,12 +276,13 @@ impl Table {
         writer.finish()
     }
 
-    /// Writes the table as Parquet into a stream.
+    /// Writes the table as Parquet into a stream; with the feature `parquet`.
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
+    #[cfg(feature = "parquet")]
     pub fn to_parquet(&self, stream: impl Write + Send) -> Result<()> {
-        let mut writer = ParquetWriter::new(stream, self.signals.keys())?;
+        let mut writer = super::ParquetWriter::new(stream, self.signals.keys())?;
         self.rows().try_for_each(|row| writer.write_row(row))?;
         writer.finish()
     }

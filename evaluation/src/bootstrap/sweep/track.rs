@@ -6,8 +6,6 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use pulp::Arch;
-
 use super::super::draws::LANES;
 use crate::measures;
 use crate::pairing::{Pairing, RIGHT};
@@ -124,20 +122,15 @@ impl Track {
         Self { rows, classes, segments, free: large_costs.contains(&0.0) }
     }
 
-    /// Everything that the numbers of the first `lanes` lanes are made of.
-    pub(super) fn pass(&self, counts: &[[u8; LANES]], lanes: usize) -> Pass {
-        Arch::new().dispatch(|| self.sum(counts, lanes))
-    }
-
     /// For each segment and lane, whether a point of the segment lies above the hull of the segments' ends.
     pub(super) fn peaks_above_hull(&self, counts: &[[u8; LANES]], lanes: usize, pass: &Pass) -> Vec<[bool; LANES]> {
         let hulls: [Vec<(f64, f64)>; LANES] =
             std::array::from_fn(|lane| if lane < lanes { pass.lines(lane) } else { Vec::new() });
-        Arch::new().dispatch(|| self.rise(counts, lanes, pass, &hulls))
+        self.rise(counts, lanes, pass, &hulls)
     }
 
-    #[inline(always)]
-    fn sum(&self, counts: &[[u8; LANES]], lanes: usize) -> Pass {
+    /// Everything that the numbers of the first `lanes` lanes are made of.
+    pub(super) fn pass(&self, counts: &[[u8; LANES]], lanes: usize) -> Pass {
         let mut carried = [Carried::default(); PARTS];
         let mut classes = vec![[0; LANES]; self.classes.len()];
         let mut ends = Vec::with_capacity(self.segments.len());
@@ -166,7 +159,6 @@ impl Track {
         Pass { ends, classes, small_cost: all(|carried| &carried.small_cost), ranked }
     }
 
-    #[inline(always)]
     fn sum_segment(
         &self,
         rows: &[Row],
@@ -209,7 +201,6 @@ impl Track {
         *carried = sums;
     }
 
-    #[inline(always)]
     fn rise(
         &self,
         counts: &[[u8; LANES]],
@@ -251,7 +242,7 @@ impl Track {
 
 impl Carried {
     /// What does not depend on a query's place. Gives its weights.
-    #[inline(always)]
+    #[inline]
     fn add(
         &mut self,
         row: &Row,
@@ -271,7 +262,7 @@ impl Carried {
     }
 
     /// What a query adds times the weight and the cost up to the middle of its tie.
-    #[inline(always)]
+    #[inline]
     fn rank(&mut self, weight: &Part, class: &Class, rank: &Part, price: &Part) {
         for lane in 0..WIDTH {
             let ranked = weight[lane] * rank[lane];
@@ -283,7 +274,7 @@ impl Carried {
     }
 
     /// The end of a tie, which is a point of the curve.
-    #[inline(always)]
+    #[inline]
     fn step(&mut self, weight: &Part, cost: &Part) {
         for lane in 0..WIDTH {
             self.weight[lane] += weight[lane];
@@ -334,7 +325,7 @@ impl Pass {
     }
 }
 
-#[inline(always)]
+#[inline]
 fn part_of(weights: &[u8; LANES], part: usize) -> Part {
     std::array::from_fn(|lane| f64::from(weights[part * WIDTH + lane]))
 }

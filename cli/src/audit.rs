@@ -7,6 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 use margay::privacy::{AuditEntry, AuditFile, Departure};
 
+use serde::Serialize;
+use serde_json::json;
+
 use crate::console::Console;
 use crate::error::Result;
 
@@ -22,9 +25,12 @@ pub struct AuditArgs {
     /// Only the sums
     #[arg(long)]
     pub summary: bool,
+    /// Print one JSON object a line: departures as the file has them, then the sums
+    #[arg(long)]
+    pub json: bool,
 }
 
-#[derive(Default)]
+#[derive(Default, Serialize)]
 struct Sum {
     departures: u64,
     bytes: u64,
@@ -47,15 +53,23 @@ pub fn audit(args: &AuditArgs, console: &mut Console) -> Result<()> {
                 sum.departures += 1;
                 sum.bytes += departure.bytes;
                 sum.redactions += departure.redactions.values().sum::<u64>();
-                if !args.summary {
-                    console.line(line(&departure))?;
+                match (args.summary, args.json) {
+                    (true, _) => {}
+                    (false, true) => console.line(json!(departure).to_string())?,
+                    (false, false) => console.line(line(&departure))?,
                 }
+            }
+            AuditEntry::Cut { line } if args.json => {
+                console.line(json!({"cut": line}).to_string())?;
             }
             AuditEntry::Cut { line } if !args.summary => {
                 console.line(format!("line {line} was cut by a crash; what it would have recorded did not leave"))?;
             }
             _ => {}
         }
+    }
+    if args.json {
+        return console.line(json!({"sums": sums}).to_string());
     }
     for (endpoint, Sum { departures, bytes, redactions }) in sums {
         console.line(format!("{endpoint}: {departures} departures, {bytes} bytes, {redactions} redactions"))?;

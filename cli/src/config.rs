@@ -27,6 +27,9 @@ pub enum ConfigCommand {
         /// The file
         #[arg(value_name = "FILE", default_value = "margay.toml")]
         file: PathBuf,
+        /// Print one JSON object; what is wrong with the file still goes to standard error
+        #[arg(long)]
+        json: bool,
     },
     /// Print an example with every key
     Example,
@@ -54,10 +57,17 @@ fn overrides(variables: impl Iterator<Item = (String, String)>) -> Vec<(String, 
 /// # Errors
 /// [`crate::Error`] naming file, line and column.
 pub fn config(args: &ConfigArgs, console: &mut Console) -> Result<()> {
-    let ConfigCommand::Check { file } = &args.command else {
+    let ConfigCommand::Check { file, json } = &args.command else {
         return console.line(EXAMPLE.trim_end());
     };
     let configuration = read(file)?;
+    if *json {
+        let lines = lines(file, &configuration);
+        // Each line is a thing and what the file says of it.
+        let parts = lines.iter().skip(1).filter_map(|line| line.trim().split_once("  "));
+        let parts: serde_json::Map<_, _> = parts.map(|(what, said)| (what.to_owned(), said.trim().into())).collect();
+        return console.line(serde_json::json!({"file": file, "well_formed": true, "describes": parts}).to_string());
+    }
     for line in lines(file, &configuration) {
         console.line(line)?;
     }

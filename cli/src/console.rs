@@ -1,6 +1,6 @@
 //! What a person sees while a command works: one line per step, a bar while it takes its time.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -49,6 +49,12 @@ impl Console {
     pub fn aside(&self) -> Self {
         let lines: Box<dyn Write + Send> = if self.bars { Box::new(io::stderr()) } else { Box::new(io::sink()) };
         Self { lines, bars: self.bars }
+    }
+
+    /// Whether lines may have colours: only a terminal shows them, and not if its owner has said `NO_COLOR`.
+    #[must_use]
+    pub fn colours(&self) -> bool {
+        self.bars && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
     }
 
     /// A bar over `length` units with its own message; it disappears when it is dropped.

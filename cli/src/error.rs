@@ -21,9 +21,12 @@ pub enum Error {
     /// Measures, tables or reports.
     #[error(transparent)]
     Evaluation(#[from] margay_evaluation::Error),
-    /// The server for the large model.
+    /// The server.
     #[error(transparent)]
     Serve(#[from] crate::serve::ServeError),
+    /// The certificate authority of a run.
+    #[error(transparent)]
+    Authority(#[from] crate::authority::AuthorityError),
     /// A file or socket.
     #[error("cannot {action}: {source}")]
     Io {
@@ -32,6 +35,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Things that `margay doctor` looked at and that will not work.
+    #[error("{0} of these will not work")]
+    Unhealthy(usize),
     /// What the command is to do makes no sense.
     #[error("{0}")]
     Usage(String),

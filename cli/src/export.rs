@@ -1,10 +1,12 @@
 //! `margay export` and `margay verify`: from a checkpoint to a bundle, and a bundle held against its checkpoint.
 
-use std::collections::BTreeMap;
+mod firmware;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use margay::Bundle;
 use margay_exporter::{
     Export, ExportOptions, MeasureOptions, Method, Operators, Progress, SecretKey, Text, Verification, WeightFormat,
@@ -13,8 +15,20 @@ use margay_exporter::{
 use margay_trainer::Checkpoint;
 
 use crate::console::{Bar, Console};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::library;
+
+pub use self::firmware::FirmwareExport;
+
+/// What `margay export` makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Target {
+    /// A bundle, for the runtime
+    #[default]
+    Bundle,
+    /// A Rust module of an intent classifier, for microcontrollers
+    Firmware,
+}
 
 /// What `margay export` is told.
 #[derive(Debug, Clone, Args)]
@@ -22,10 +36,13 @@ pub struct ExportArgs {
     /// Folder with config.json, safetensors and tokenizer.json, as Hugging Face transformers writes it, or a GGUF file
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub checkpoint: PathBuf,
-    /// Folder of the bundle; one that is there is replaced
-    #[arg(long, value_name = "BUNDLE")]
+    /// Folder of the bundle, or of the module; one that is there is replaced
+    #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// How weights are stored: f32, int8 or int4
+    /// What is made
+    #[arg(long, value_enum, default_value_t)]
+    pub target: Target,
+    /// How weights are stored: f32, f16, int8 or int4
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub weights: WeightFormat,
     /// What the graph is made of: fused (ONNX Runtime's own operators, faster) or standard (runs on every provider)
@@ -37,15 +54,25 @@ pub struct ExportArgs {
     /// How 4-bit codes are chosen: gptq, or nearest
     #[arg(long, value_name = "METHOD", default_value_t)]
     pub rounding: Method,
-    /// Texts for gptq, JSON Lines with `text`, or `input` and `target` [default: texts that come with margay]
+    /// Texts for gptq, JSON Lines with `text`, or `input` and `target` [default: texts that come with margay]; for firmware:
+    /// utterances and their intents, on which the threshold is chosen
     #[arg(long, value_name = "FILE")]
     pub calibration_data: Option<PathBuf>,
+    /// Bytes that the bundle may have for each parameter: int4 stores every matrix in what fits with the least loss
+    #[arg(long, value_name = "BYTES")]
+    pub max_bytes_per_parameter: Option<f64>,
     /// Texts to measure perplexity and accuracy on, before and after, in the same form
     #[arg(long, value_name = "FILE")]
     pub perplexity_data: Option<PathBuf>,
     /// Percent by which the perplexity may rise: matrices get 8 bits instead of 4 until it rises by no more
     #[arg(long, value_name = "PERCENT", requires = "perplexity_data")]
     pub max_perplexity_increase: Option<f64>,
+    /// Firmware: utterances and their intents to measure on; what the device must say to them goes to expected.txt
+    #[arg(long, value_name = "FILE")]
+    pub test_data: Option<PathBuf>,
+    /// Firmware: share of utterances that the device may answer wrongly
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub max_risk: f64,
     /// SPDX expression for the weights
     #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
     pub licence: String,
@@ -66,6 +93,26 @@ pub struct VerifyArgs {
     /// The texts that its 4-bit weights were calibrated on, if not those that come with margay
     #[arg(long, value_name = "FILE")]
     pub calibration_data: Option<PathBuf>,
+}
+
+/// Exports what the command line says: a bundle, or a module for firmware.
+///
+/// # Errors
+/// As [`export`] and [`export_firmware`].
+pub fn run(args: &ExportArgs, console: &mut Console) -> Result<()> {
+    match args.target {
+        Target::Bundle if args.test_data.is_some() => Err(Error::Usage("--test-data is for --target firmware".into())),
+        Target::Bundle => export(args, console).map(drop),
+        Target::Firmware => export_firmware(args, console).map(drop),
+    }
+}
+
+/// Exports an intent classifier as a Rust module.
+///
+/// # Errors
+/// [`crate::Error`] naming the file; also if 8 bits cost more than a point of accuracy, or no threshold keeps the risk.
+pub fn export_firmware(args: &ExportArgs, console: &mut Console) -> Result<FirmwareExport> {
+    firmware::export(args, console)
 }
 
 /// Exports a checkpoint.
@@ -98,6 +145,7 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         operators: args.operators,
         method: args.rounding,
         calibration: texts(args.calibration_data.as_deref())?,
+        max_bytes_per_parameter: args.max_bytes_per_parameter,
         measure: args.perplexity_data.as_deref().map(|path| measure(path, args.max_perplexity_increase)).transpose()?,
     };
     let mut exported = {
@@ -105,6 +153,7 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         let bar: Bar = console.bar("exporting", length as u64);
         let mut progress = |step| match step {
             Progress::Reading => bar.say("reading the checkpoint".into()),
+            Progress::Quantizing => bar.say("reading, and choosing codes".into()),
             Progress::Written(_) => {
                 bar.advance(1);
                 bar.say("writing layers".into());
@@ -119,7 +168,7 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
     };
     let bytes: u64 = exported.bundle.manifest().files.iter().map(|file| file.size).sum();
     console.line(format!(
-        "{}: {:.1} MB as {}, {:.2} bytes per parameter, in {:.1} s",
+        "{}: {:.1} MB as {}, {:.3} bytes per parameter, in {:.1} s",
         args.out.display(),
         bytes as f64 / 1e6,
         args.weights,
@@ -143,7 +192,11 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         }
     }
     if !exported.in_8_bits.is_empty() {
-        console.line(format!("in 8 bits: {}", exported.in_8_bits.join(", ")))?;
+        console.line(format!("in 8 bits: {}", joined(&exported.in_8_bits)))?;
+    }
+    if !exported.rounded.is_empty() {
+        console
+            .line(format!("rounded, to save bytes, from 4-bit grids of their own: {}", joined(&exported.rounded)))?;
     }
     console.line(verified(args.weights, &exported.verification))?;
     if let Some(key) = &key {
@@ -169,6 +222,10 @@ pub fn verify(args: &VerifyArgs, console: &mut Console) -> Result<Verification> 
     let verification = verify_checkpoint(&bundle, &checkpoint, &options)?;
     console.line(verified(&bundle.manifest().model.quantization, &verification))?;
     Ok(verification)
+}
+
+fn joined(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn verified(weights: impl std::fmt::Display, verification: &Verification) -> String {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
+use crate::exit::INTERRUPTED;
 
 /// A flag that the first Ctrl-C (or a polite kill) raises; the second one ends the process.
 pub(crate) fn flag() -> Result<Arc<AtomicBool>> {
@@ -15,7 +16,7 @@ pub(crate) fn flag() -> Result<Arc<AtomicBool>> {
         runtime.block_on(async {
             while interrupted().await {
                 if raised.swap(true, Ordering::Relaxed) {
-                    std::process::exit(INTERRUPTED);
+                    std::process::exit(INTERRUPTED.into());
                 }
             }
         });
@@ -26,7 +27,7 @@ pub(crate) fn flag() -> Result<Arc<AtomicBool>> {
 }
 
 /// Waits for a request to stop; `false` if none can come.
-async fn interrupted() -> bool {
+pub(crate) async fn interrupted() -> bool {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +42,3 @@ async fn interrupted() -> bool {
         tokio::signal::ctrl_c().await.is_ok()
     }
 }
-
-/// What shells expect of a process that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;

@@ -12,19 +12,25 @@ pub mod config;
 pub mod console;
 pub mod demo;
 pub mod device;
+pub mod doctor;
 mod error;
 pub mod evaluate;
+mod examples;
+pub mod exit;
 pub mod export;
+pub mod gateway;
 pub mod generate;
 mod interrupt;
 mod library;
+pub mod logging;
 pub mod score;
 pub mod serve;
+pub mod shell;
 pub mod train;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub use error::{Error, Result};
 
@@ -47,12 +53,12 @@ enum Command {
     /// Measure a chain of models on outcome tables
     Evaluate(evaluate::EvaluateArgs),
     /// Choose a threshold on an outcome table and bind it to a bundle
-    Calibrate(evaluate::CalibrateArgs),
+    Calibrate(Box<evaluate::CalibrateArgs>),
     /// Keep what a large model thinks of every training target
     Annotate(annotate::AnnotateArgs),
     /// Train a model from a recipe
     Train(train::TrainArgs),
-    /// Make a bundle from a checkpoint, verified against it
+    /// Make a bundle from a checkpoint, verified against it, or a Rust module for firmware
     Export(export::ExportArgs),
     /// Hold a bundle against the checkpoint it was exported from
     Verify(export::VerifyArgs),
@@ -60,10 +66,14 @@ enum Command {
     Generate(Box<generate::GenerateArgs>),
     /// Talk to a bundle, with its confidence after every answer
     Chat(Box<chat::ChatArgs>),
+    /// Answer what microcontrollers ask over a serial line
+    Gateway(gateway::GatewayArgs),
     /// Run a task file through a bundle, into an outcome table
     Score(Box<score::ScoreArgs>),
     /// List execution providers, and what a bundle really runs on
     Devices(device::DevicesArgs),
+    /// Serve a bundle, a cascade or a cloud to OpenAI-compatible clients
+    Serve(Box<serve::ServeArgs>),
     /// Look into bundles, verify, sign, pack and compare them
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
@@ -71,18 +81,27 @@ enum Command {
     Config(config::ConfigArgs),
     /// Say what left the device, by its audit file
     Audit(audit::AuditArgs),
+    /// Look whether everything is there that Margay needs
+    Doctor(doctor::DoctorArgs),
+    /// Print what makes a shell complete these commands
+    Completions(shell::CompletionsArgs),
+    /// Write the manual's pages
+    Man(shell::ManArgs),
 }
 
-/// The command line as clap knows it, for whoever checks or completes one.
+/// The command line as clap knows it, examples included, for whoever checks or completes one.
 #[must_use]
 pub fn command() -> clap::Command {
-    Cli::command()
+    examples::with(Cli::command())
 }
 
-/// Runs what the command line says. Exit code 0 on success, 1 on failure, 2 for a command line that makes no sense.
+/// Runs what the command line says, and ends with one of the codes of [`exit`].
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let mut console = Console::standard();
     let done = match cli.command {
         Command::Bench(args) => bench::bench(&args, &mut console),
@@ -91,21 +110,23 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
         Command::Annotate(args) => annotate::annotate(&args, &mut console).map(drop),
         Command::Train(args) => train::train(&args, &mut console),
-        Command::Export(args) => export::export(&args, &mut console).map(drop),
+        Command::Export(args) => export::run(&args, &mut console),
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
         Command::Generate(args) => generate::generate(&args, &mut console),
         Command::Chat(args) => chat::chat(&args, &mut std::io::stdin().lock(), &mut console),
+        Command::Gateway(args) => gateway::gateway(&args, &mut console),
         Command::Score(args) => score::score(&args, &mut console).map(drop),
         Command::Devices(args) => device::devices(&args, &mut console).map(drop),
+        Command::Serve(args) => serve::serve(&args, &mut console),
         Command::Bundle(command) => bundle::run(&command, &mut console),
         Command::Config(args) => config::config(&args, &mut console),
         Command::Audit(args) => audit::audit(&args, &mut console),
+        Command::Doctor(args) => doctor::doctor(&args, &mut console),
+        Command::Completions(args) => shell::completions(&args, &mut console),
+        Command::Man(args) => shell::man(&args, &mut console),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            console::complain(&error);
-            ExitCode::FAILURE
-        }
+    if let Err(error) = &done {
+        console::complain(error);
     }
+    exit::of(&done)
 }

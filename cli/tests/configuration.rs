@@ -56,3 +56,23 @@ fn an_audit_file_is_read_back_with_its_sums() {
     let wrong = margay(&["audit", file], &[]);
     assert!(wrong.status.code() == Some(1) && text(&wrong.stderr).contains("line 1"));
 }
+
+#[test]
+fn both_speak_json_to_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, audit) = (folder.path().join("margay.toml"), folder.path().join("audit.jsonl"));
+    std::fs::write(&config, margay(&["config", "example"], &[]).stdout).unwrap();
+    let checked = margay(&["config", "check", "--json", config.to_str().unwrap()], &[]);
+    let checked: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    assert_eq!(
+        checked["describes"]["cloud"], "large at https://llm.example.com/v1 (OpenAi), with a token",
+        "{checked}"
+    );
+
+    let departure = Departure::new(0, "https://example.com/v1".into(), "one".into(), b"abc", [].into());
+    AuditFile::open(&audit).unwrap().record(&departure).unwrap();
+    let said = text(&margay(&["audit", "--json", audit.to_str().unwrap()], &[]).stdout);
+    let lines: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[0]["bytes"]), (2, &3.into()));
+    assert_eq!(lines[1]["sums"]["https://example.com/v1"]["departures"], 1);
+}

@@ -1,28 +1,24 @@
 //! Writing bundles: everything into a staging folder beside the target, verified there, then moved into place.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
 use margay::bundle::digest::ModelDigest;
 use margay::bundle::manifest::{FileEntry, Manifest, Measurement, Model, Operators, Prompt, SCHEMA};
-use margay::bundle::signature::{SIGNATURE_FILE, Signatures};
-use margay::bundle::{Bundle, CalibratedPolicy, MANIFEST_FILE, POLICY_FILE, REPORT_FILE};
+use margay::bundle::{Bundle, MANIFEST_FILE};
 use margay::{DeviceOptions, Engine};
-use margay_trainer::{Architecture, Checkpoint, Device, Tokenizer};
+use margay_trainer::{Architecture, CausalLm, Checkpoint, Conversation, Device, Tokenizer};
 use prost::Message;
-use serde::Serialize;
-use tempfile::TempDir;
 
-use crate::canary;
 use crate::error::{Error, ErrorKind, Result};
 use crate::measure::{self, Quality, of_engine, of_model};
 use crate::onnx::{ExternalData, decoder_graph, own_operators};
-use crate::quantize::{Method, Recipe, WeightFormat, probe, promote};
-use crate::signing::SecretKey;
+use crate::quantize::{EMBEDDING, Fitted, Method, Recipe, Scheme, StoredMatrices, WeightFormat, fit, probe, promote};
+use crate::staging::Staging;
 use crate::texts::{Text, calibration_texts};
-use crate::verify::{Verification, compare, verify};
+use crate::verify::{Verification, compare};
+use crate::{canary, golden};
 
 /// What an export says about the model beside what the checkpoint knows.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +37,9 @@ pub struct ExportOptions {
     pub method: Method,
     /// Texts that show what the inputs of 4-bit matrices look like; without any, [`calibration_texts`].
     pub calibration: Vec<Text>,
+    /// Bytes that the bundle's files may have for each parameter. 4-bit matrices are stored in what fits with the least loss
+    /// on the calibration texts: those on grids of their own rounded to plain blocks, others in 8 bits.
+    pub max_bytes_per_parameter: Option<f64>,
     /// Texts on which perplexity and accuracy are measured, of the checkpoint and of the bundle.
     pub measure: Option<MeasureOptions>,
 }
@@ -69,7 +68,9 @@ pub struct Export {
     /// The texts as the checkpoint and as the bundle predict them, if there are any.
     pub quality: Option<(Quality, Quality)>,
     /// Matrices that got 8 bits instead of 4.
-    pub in_8_bits: Vec<String>,
+    pub in_8_bits: BTreeSet<String>,
+    /// Matrices that lie on 4-bit grids of their own and were rounded all the same, to save bytes.
+    pub rounded: BTreeSet<String>,
 }
 
 /// How far an export is.
@@ -78,6 +79,8 @@ pub struct Export {
 pub enum Progress {
     /// The checkpoint is being read into the trainer.
     Reading,
+    /// Codes of weights are being chosen.
+    Quantizing,
     /// Layers written.
     Written(usize),
     /// Prompts compared, of as many as there are golden prompts.
@@ -110,121 +113,230 @@ pub fn export_as(
 ) -> Result<Export> {
     refuse_strangers(folder)?;
     progress(Progress::Reading);
+    let source = Source::open(checkpoint, options)?;
     let architecture = checkpoint.architecture();
-    let tokenizer = checkpoint.tokenizer()?;
-    let conversation = checkpoint.conversation(&tokenizer)?;
-    let prompts = golden(architecture, &tokenizer, &options.golden_prompts)?;
     let measured = match &options.measure {
         Some(measure) => {
-            let texts = measure::encode(&measure.texts, &tokenizer, architecture.max_position_embeddings)?;
+            let texts = measure::encode(&measure.texts, &source.tokenizer, architecture.max_position_embeddings)?;
             let own = checkpoint.model(&Device::flex())?;
             let before = of_model(&own, &texts);
-            Some((measure, before, probe(&own, &texts), texts))
+            let likely = if measure.max_perplexity_increase.is_some() { probe(&own, &texts) } else { vec![] };
+            Some((measure, before, likely, texts))
         }
         None => None,
     };
     // One model at a time is in memory.
-    let recipe = recipe(checkpoint, &tokenizer, format, options)?;
+    progress(Progress::Quantizing);
+    let recipe = recipe(checkpoint, &source.tokenizer, format, options)?;
     let (mut model, mut stored) = recipe.apply(checkpoint)?;
-    let mut in_8_bits = vec![];
+    let mut fitted = Fitted::default();
     if let Some((MeasureOptions { max_perplexity_increase: Some(percent), .. }, before, likely, texts)) = &measured {
         let most = before.perplexity() * (1.0 + percent / 100.0);
-        in_8_bits = promote(&mut model, &mut stored, checkpoint, texts, likely, most)?;
+        fitted.in_8_bits = promote(&mut model, &mut stored, checkpoint, texts, likely, most)?;
     }
-    let canary = match format {
-        WeightFormat::F32 => canary::of_floats(&model, &prompts[0], &conversation.stop_tokens, architecture),
-        _ => canary::of_quantized(&model, &prompts, &conversation.stop_tokens, architecture),
-    };
 
     let staging = Staging::beside(folder)?;
+    staging.write(TOKENIZER, source.tokenizer.to_json()?.as_bytes())?;
+    let form = (format, options.operators);
+    let mut files = write_graphs(&staging, checkpoint, &stored, form, progress)?;
+    if let Some(most) = options.max_bytes_per_parameter {
+        let (most, size) = (bytes(most, architecture), |files: &[FileEntry]| files.iter().map(|file| file.size).sum());
+        let more = fit_to(most, size(&files), &mut model, &mut stored, checkpoint, &recipe, options.operators)?;
+        if more != Fitted::default() {
+            fitted.in_8_bits.extend(more.in_8_bits);
+            fitted.rounded = more.rounded;
+            files = write_graphs(&staging, checkpoint, &stored, form, &mut |_| ())?;
+        }
+        let size: u64 = size(&files);
+        if size > most {
+            let message = format!("the bundle has {size} bytes instead of {most} at most, and nothing can be smaller");
+            return Err(Error::new(ErrorKind::Quality, message));
+        }
+    }
+
+    let mut manifest = source.manifest(architecture, &model, form, files, options);
+    note(&mut manifest.provenance, format, options.method, &fitted);
+    staging.write_json(MANIFEST_FILE, &manifest)?;
+
+    let staged = Bundle::open(staging.path())?;
+    let portable = DeviceOptions { portable: true, ..DeviceOptions::default() };
+    let mut engine = Engine::load(&staged, portable)?;
+    let sequences = golden::continued(&engine, &source.prompts)?;
+    let ids = || sequences.iter().map(|sequence| sequence.ids.as_slice());
+    let verification = compare(&engine, &model, ids(), &mut |compared| {
+        let vector = golden::vector(&sequences[compared.index], compared, format, &source.tokenizer)?;
+        manifest.golden.push(vector);
+        progress(Progress::Compared(compared.index + 1));
+        Ok(())
+    })?;
+    verification.require(format)?;
+    if manifest.model.own_graph.is_some() {
+        // Where this processor does not know the operators, this is the portable graph once more.
+        drop(engine);
+        engine = Engine::load(&staged, DeviceOptions::default())?;
+        compare(&engine, &model, ids(), &mut |_| Ok(()))?.require(format)?;
+    }
+    engine.check_golden(&manifest.golden)?;
+    drop(model);
+    let quantization = match format {
+        WeightFormat::F32 => None,
+        _ => Some(compare(&engine, &checkpoint.model(&Device::flex())?, ids(), &mut |_| Ok(()))?),
+    };
+    let quality = match measured {
+        Some((measure, before, _, texts)) => {
+            let after = of_engine(&engine, &texts)?;
+            manifest.measurements = measurements(&measure.data, &before, &after);
+            Some((before, after))
+        }
+        None => None,
+    };
+    drop(engine);
+    staging.write_json(MANIFEST_FILE, &manifest)?;
+    staging.replace(folder)?;
+    let Fitted { rounded, in_8_bits } = fitted;
+    Ok(Export { bundle: Bundle::open(folder)?, verification, quantization, quality, in_8_bits, rounded })
+}
+
+/// Everything of a checkpoint but its weights, and the prompts that both sides are to read.
+struct Source {
+    tokenizer: Tokenizer,
+    conversation: Conversation,
+    /// Ids of the golden prompts, with the text that the tokenizer alone makes them of.
+    prompts: Vec<(Option<String>, Vec<u32>)>,
+}
+
+impl Source {
+    fn open(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Self> {
+        let tokenizer = checkpoint.tokenizer()?;
+        let conversation = checkpoint.conversation(&tokenizer)?;
+        let prompts = prompts(checkpoint.architecture(), &tokenizer, &options.golden_prompts)?;
+        Ok(Self { tokenizer, conversation, prompts })
+    }
+
+    /// The manifest but for what is measured later.
+    fn manifest(
+        &self,
+        architecture: &Architecture,
+        model: &CausalLm,
+        (format, operators): (WeightFormat, Operators),
+        files: Vec<FileEntry>,
+        options: &ExportOptions,
+    ) -> Manifest {
+        let Conversation { chat_template, special_tokens, stop_tokens } = self.conversation.clone();
+        let own_graph = files.iter().any(|file| file.path == OWN_GRAPH).then(|| OWN_GRAPH.into());
+        let mut manifest = Manifest {
+            schema: SCHEMA,
+            name: options.name.clone(),
+            model_digest: None,
+            model: Model { own_graph, ..describe(architecture, format, operators) },
+            canary: canary::of(model, &self.prompts, &stop_tokens, architecture, format),
+            prompt: Prompt { chat_template, special_tokens, stop_tokens },
+            golden: vec![],
+            measurements: vec![],
+            variants: vec![],
+            files,
+            licence: options.licence.clone(),
+            provenance: options.provenance.clone(),
+        };
+        manifest.model_digest = Some(ModelDigest::compute(&manifest));
+        manifest
+    }
+}
+
+/// Writes graph and weights, over those of before if there are any, and lists all files of the bundle.
+fn write_graphs(
+    staging: &Staging,
+    checkpoint: &Checkpoint,
+    stored: &StoredMatrices,
+    (format, operators): (WeightFormat, Operators),
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<FileEntry>> {
     let mut data = ExternalData::create(staging.path(), WEIGHTS)?;
     let written = &mut |layers| progress(Progress::Written(layers));
-    let graph = decoder_graph(architecture, &checkpoint.weights()?, &stored, options.operators, &mut data, written)?;
+    let (architecture, weights) = (checkpoint.architecture(), checkpoint.weights()?);
+    let graph = decoder_graph(architecture, &weights, stored, format, operators, &mut data, written)?;
     data.finish()?;
     staging.write(GRAPH, &graph.encode_to_vec())?;
     let own = own_operators(&graph);
     if let Some(own) = &own {
         staging.write(OWN_GRAPH, &own.encode_to_vec())?;
     }
-    staging.write(TOKENIZER, tokenizer.to_json()?.as_bytes())?;
-
-    let mut manifest = Manifest {
-        schema: SCHEMA,
-        name: options.name.clone(),
-        model_digest: None,
-        model: Model {
-            own_graph: own.is_some().then(|| OWN_GRAPH.into()),
-            ..describe(architecture, format, options.operators)
-        },
-        prompt: Prompt {
-            chat_template: conversation.chat_template,
-            special_tokens: conversation.special_tokens,
-            stop_tokens: conversation.stop_tokens,
-        },
-        canary,
-        golden: vec![],
-        measurements: vec![],
-        variants: vec![],
-        files: vec![],
-        licence: options.licence.clone(),
-        provenance: options.provenance.clone(),
-    };
-    for path in [GRAPH, WEIGHTS].into_iter().chain(own.is_some().then_some(OWN_GRAPH)).chain([TOKENIZER]) {
-        manifest.files.push(FileEntry::of(staging.path(), path)?);
-    }
-    manifest.model_digest = Some(ModelDigest::compute(&manifest));
-    staging.write_json(MANIFEST_FILE, &manifest)?;
-
-    let staged = Bundle::open(staging.path())?;
-    let portable = DeviceOptions { portable: true, ..DeviceOptions::default() };
-    let mut engine = Engine::load(&staged, portable)?;
-    let verification = compare(&engine, &model, &prompts, &mut |prompts| progress(Progress::Compared(prompts)))?;
-    verification.require(format)?;
-    if own.is_some() {
-        // Where this processor does not know the operators, this is the portable graph once more.
-        engine = Engine::load(&staged, DeviceOptions::default())?;
-        compare(&engine, &model, &prompts, &mut |_| ())?.require(format)?;
-    }
-    drop(model);
-    let quantization = match format {
-        WeightFormat::F32 => None,
-        _ => Some(compare(&engine, &checkpoint.model(&Device::flex())?, &prompts, &mut |_| ())?),
-    };
-    let quality = match measured {
-        Some((measure, before, _, texts)) => {
-            let after = of_engine(&engine, &texts)?;
-            manifest.measurements = measurements(&measure.data, &before, &after);
-            if !in_8_bits.is_empty() {
-                manifest.provenance.insert(IN_8_BITS.into(), in_8_bits.join(" "));
-            }
-            staging.write_json(MANIFEST_FILE, &manifest)?;
-            Some((before, after))
-        }
-        None => None,
-    };
-    drop(engine);
-    staging.replace(folder)?;
-    Ok(Export { bundle: Bundle::open(folder)?, verification, quantization, quality, in_8_bits })
+    let paths = [GRAPH, WEIGHTS].into_iter().chain(own.is_some().then_some(OWN_GRAPH)).chain([TOKENIZER]);
+    paths.map(|path| Ok(FileEntry::of(staging.path(), path)?)).collect()
 }
 
-/// Holds a bundle against the checkpoint that it was exported from. Weights in few bits are quantized again, as `options` say
-/// they were; golden prompts are those of the options too.
+/// So many bytes for each parameter.
+fn bytes(per_parameter: f64, architecture: &Architecture) -> u64 {
+    (per_parameter.max(0.0) * architecture.parameters() as f64) as u64
+}
+
+/// Changes how matrices are stored until a bundle of `size` bytes has `most`, or less.
+fn fit_to(
+    most: u64,
+    size: u64,
+    model: &mut CausalLm,
+    stored: &mut StoredMatrices,
+    checkpoint: &Checkpoint,
+    recipe: &Recipe,
+    operators: Operators,
+) -> Result<Fitted> {
+    let twice = operators == Operators::Standard && checkpoint.architecture().tie_word_embeddings;
+    let sizes = |name: &str, scheme: Scheme, shape| match operators {
+        Operators::Fused => scheme.bytes(shape, 2),
+        Operators::Standard => scheme.bytes(shape, 4) * if name == EMBEDDING && twice { 2 } else { 1 },
+    };
+    let room = i64::try_from(most).unwrap_or(i64::MAX).saturating_sub_unsigned(size + BESIDE);
+    fit(model, stored, checkpoint, &recipe.calibration, room, &sizes)
+}
+
+/// Bytes left free for alignment and for what a manifest takes.
+const BESIDE: u64 = 1 << 16;
+
+/// Holds a bundle against the checkpoint that it was exported from: in its own form and, from the same weights, in the other
+/// form of operators. Weights in few bits are quantized again, in the way that the bundle says they were, on the texts of
+/// the options; golden prompts are those of the options too. The bundle's own golden vectors are checked first.
 ///
 /// # Errors
-/// [`ErrorKind::Bundle`] when it does not run, or its weights are stored in a way that this version does not know;
-/// [`ErrorKind::Mismatch`] when it computes something else than the checkpoint.
+/// [`ErrorKind::Bundle`] when it does not run or does not reproduce its golden vectors, or its weights are stored in a way that
+/// this version does not know; [`ErrorKind::Mismatch`] when it computes something else than the checkpoint.
 pub fn verify_checkpoint(bundle: &Bundle, checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Verification> {
     let manifest = bundle.manifest();
-    let stored = &manifest.model.quantization;
-    let format = stored.parse().map_err(|e| Error::new(ErrorKind::Bundle, format!("model.quantization: {e}")))?;
-    let tokenizer = checkpoint.tokenizer()?;
-    let prompts = golden(checkpoint.architecture(), &tokenizer, &options.golden_prompts)?;
-    let mut recipe = recipe(checkpoint, &tokenizer, format, options)?;
-    if let Some(names) = manifest.provenance.get(IN_8_BITS) {
-        recipe.in_8_bits = names.split(' ').map(str::to_owned).collect();
+    let unknown = |field: &str, error: String| Error::new(ErrorKind::Bundle, format!("{field}: {error}"));
+    let format = manifest.model.quantization.parse().map_err(|error| unknown("model.quantization", error))?;
+    let method = manifest.provenance.get(ROUNDING).map(|method| method.parse()).transpose();
+    let method = method.map_err(|error| unknown("provenance.rounding", error))?.unwrap_or(options.method);
+    let names = |key: &str| {
+        let names = manifest.provenance.get(key).map(|names| names.split(' ').map(str::to_owned).collect());
+        names.unwrap_or_default()
+    };
+    let other = match manifest.model.operators {
+        Operators::Fused => Operators::Standard,
+        Operators::Standard => Operators::Fused,
+    };
+    let (rounded, in_8_bits): (BTreeSet<String>, BTreeSet<String>) = (names(ROUNDED), names(IN_8_BITS));
+    let options = ExportOptions { method, operators: other, ..options.clone() };
+    let source = Source::open(checkpoint, &options)?;
+    let engine = Engine::load(bundle, DeviceOptions::default())?;
+    engine.check_golden(&manifest.golden)?;
+    let mut recipe = recipe(checkpoint, &source.tokenizer, format, &options)?;
+    if !rounded.is_empty() {
+        recipe.calibration = calibration(checkpoint, &source.tokenizer, &options)?;
     }
-    let verification = verify(bundle, &recipe.apply(checkpoint)?.0, &prompts)?;
+    (recipe.rounded, recipe.in_8_bits) = (rounded, in_8_bits);
+    let (model, stored) = recipe.apply(checkpoint)?;
+    let prompts = || source.prompts.iter().map(|(_, ids)| ids.as_slice());
+    let verification = compare(&engine, &model, prompts(), &mut |_| Ok(()))?;
     verification.require(format)?;
+    drop(engine);
+
+    let scratch = tempfile::tempdir().map_err(|error| Error::io("make a folder in", &std::env::temp_dir(), error))?;
+    let staging = Staging::beside(&scratch.path().join("other"))?;
+    staging.write(TOKENIZER, source.tokenizer.to_json()?.as_bytes())?;
+    let files = write_graphs(&staging, checkpoint, &stored, (format, other), &mut |_| ())?;
+    let manifest = source.manifest(checkpoint.architecture(), &model, (format, other), files, &options);
+    staging.write_json(MANIFEST_FILE, &manifest)?;
+    let engine = Engine::load(&Bundle::open(staging.path())?, DeviceOptions::default())?;
+    compare(&engine, &model, prompts(), &mut |_| Ok(()))?.require(format)?;
     Ok(verification)
 }
 
@@ -236,13 +348,31 @@ fn recipe(
     options: &ExportOptions,
 ) -> Result<Recipe> {
     let mut recipe = Recipe { format, method: options.method, ..Recipe::default() };
-    if format == WeightFormat::Int4 && options.method == Method::Feedback {
-        let built_in = if options.calibration.is_empty() { calibration_texts()? } else { vec![] };
-        let texts = if options.calibration.is_empty() { &built_in } else { &options.calibration };
-        let context = checkpoint.architecture().max_position_embeddings;
-        recipe.calibration = measure::calibration(texts, tokenizer, context)?;
+    let budget = options.max_bytes_per_parameter.is_some();
+    if format == WeightFormat::Int4 && (options.method == Method::Feedback || budget) {
+        recipe.calibration = calibration(checkpoint, tokenizer, options)?;
     }
     Ok(recipe)
+}
+
+/// Ids of the texts that 4-bit weights are calibrated on.
+fn calibration(checkpoint: &Checkpoint, tokenizer: &Tokenizer, options: &ExportOptions) -> Result<Vec<Vec<u32>>> {
+    let built_in = if options.calibration.is_empty() { calibration_texts()? } else { vec![] };
+    let texts = if options.calibration.is_empty() { &built_in } else { &options.calibration };
+    measure::calibration(texts, tokenizer, checkpoint.architecture().max_position_embeddings)
+}
+
+/// Notes how weights were stored, for people and for [`verify_checkpoint`].
+fn note(provenance: &mut BTreeMap<String, String>, format: WeightFormat, method: Method, fitted: &Fitted) {
+    if format == WeightFormat::Int4 {
+        provenance.insert(ROUNDING.into(), method.to_string());
+    }
+    for (key, names) in [(IN_8_BITS, &fitted.in_8_bits), (ROUNDED, &fitted.rounded)] {
+        if !names.is_empty() {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            provenance.insert(key.into(), names.join(" "));
+        }
+    }
 }
 
 /// What was measured, as the manifest says it.
@@ -273,60 +403,25 @@ fn refuse_strangers(folder: &Path) -> Result<()> {
 }
 
 /// Ids of the golden prompts: between the marks of our own tokenizers, bare under others. At least one, none empty.
-fn golden(architecture: &Architecture, tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>> {
+fn prompts(
+    architecture: &Architecture,
+    tokenizer: &Tokenizer,
+    texts: &[String],
+) -> Result<Vec<(Option<String>, Vec<u32>)>> {
     let mut prompts = Vec::with_capacity(texts.len());
     for text in texts {
-        let mut ids = if tokenizer.has_marks() { tokenizer.prompt(text)? } else { tokenizer.encode(text)? };
+        let bare = tokenizer.encode(text)?;
+        let mut ids = if tokenizer.has_marks() { tokenizer.prompt(text)? } else { bare.clone() };
         // One position is left for the canary's continuation.
         ids.truncate(architecture.max_position_embeddings - 1);
         if !ids.is_empty() {
-            prompts.push(ids);
+            prompts.push(((ids == bare).then(|| text.clone()), ids));
         }
     }
     if prompts.is_empty() {
         return Err(Error::new(ErrorKind::Mismatch, "an export needs at least one golden prompt to be held against"));
     }
     Ok(prompts)
-}
-
-/// Puts a calibrated policy into a bundle with the numbers behind it, replacing what is there, and opens the bundle again.
-///
-/// A bundle that is signed is signed again with `key`, and with no other: those who signed the old policy have not seen
-/// the new one.
-///
-/// # Errors
-/// [`ErrorKind::Bundle`] when the policy was calibrated on another model, [`ErrorKind::Key`] when the bundle is signed and
-/// there is no key, [`ErrorKind::Io`] when a file cannot be written; the bundle is then as it was before.
-pub fn write_policy(
-    bundle: &Bundle,
-    policy: &CalibratedPolicy,
-    report: Option<&serde_json::Value>,
-    key: Option<&SecretKey>,
-) -> Result<Bundle> {
-    policy.check(bundle.model_digest())?;
-    if let (Some(signer), None) = (bundle.signers().first(), key) {
-        let message =
-            "a new policy would end what it vouches for. Sign again with a key, or remove the signatures first";
-        let message = format!("{} is signed by {signer}, and {message}", bundle.root().display());
-        return Err(Error::new(ErrorKind::Key, message));
-    }
-    let staging = Staging::beside(bundle.root())?;
-    let mut manifest = bundle.manifest().clone();
-    manifest.files.retain(|entry| entry.path != POLICY_FILE && entry.path != REPORT_FILE);
-    for entry in &manifest.files {
-        staging.link(bundle.root(), &entry.path)?;
-    }
-    staging.write_json(POLICY_FILE, policy)?;
-    manifest.files.push(FileEntry::of(staging.path(), POLICY_FILE)?);
-    if let Some(report) = report {
-        staging.write_json(REPORT_FILE, report)?;
-        manifest.files.push(FileEntry::of(staging.path(), REPORT_FILE)?);
-    }
-    manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
-    staging.write_manifest(&manifest, key)?;
-    Bundle::open(staging.path())?;
-    staging.replace(bundle.root())?;
-    Ok(Bundle::open(bundle.root())?)
 }
 
 const GRAPH: &str = "model.onnx";
@@ -336,6 +431,12 @@ const TOKENIZER: &str = "tokenizer.json";
 
 /// Names, in the manifest's provenance, of the matrices that got 8 bits instead of 4.
 const IN_8_BITS: &str = "in-8-bits";
+
+/// Names of those that lie on 4-bit grids of their own and were rounded all the same.
+const ROUNDED: &str = "rounded";
+
+/// How 4-bit codes were chosen.
+const ROUNDING: &str = "rounding";
 
 fn describe(a: &Architecture, format: WeightFormat, operators: Operators) -> Model {
     Model {
@@ -354,80 +455,4 @@ fn describe(a: &Architecture, format: WeightFormat, operators: Operators) -> Mod
         flops_per_token: a.flops_per_token(),
         parameters: a.parameters(),
     }
-}
-
-/// A folder beside the target that becomes it, or disappears.
-struct Staging {
-    folder: TempDir,
-}
-
-impl Staging {
-    fn beside(target: &Path) -> Result<Self> {
-        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, e))?;
-        let folder = tempfile::Builder::new().prefix(".export-").tempdir_in(parent);
-        Ok(Self { folder: folder.map_err(|e| Error::io("make a folder in", parent, e))? })
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.path().join(name);
-        let written = File::create(&path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-        written.map_err(|e| Error::io("write", &path, e))
-    }
-
-    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        self.write(name, &to_json(&self.path().join(name), value)?)
-    }
-
-    /// Written last of all files, and signed.
-    fn write_manifest(&self, manifest: &Manifest, key: Option<&SecretKey>) -> Result<()> {
-        let json = to_json(&self.path().join(MANIFEST_FILE), manifest)?;
-        self.write(MANIFEST_FILE, &json)?;
-        key.map_or(Ok(()), |key| self.write(SIGNATURE_FILE, &key.signed(&json, Signatures::none())))
-    }
-
-    /// Takes a file over from another bundle, without copying it where the file system allows.
-    fn link(&self, from: &Path, name: &str) -> Result<()> {
-        let (from, to) = (from.join(name), self.path().join(name));
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, e))?;
-        }
-        fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).map_err(|e| Error::io("copy", &from, e))
-    }
-
-    /// Takes the target's place. The folder that was there is moved aside first and deleted last: whatever
-    /// happens in between, one of the two is whole.
-    fn replace(self, target: &Path) -> Result<()> {
-        let staged = self.folder.keep();
-        let aside = with_suffix(&staged, ".old");
-        let replaced = target.exists();
-        if replaced {
-            fs::rename(target, &aside).map_err(|e| Error::io("move aside", target, e))?;
-        }
-        if let Err(error) = fs::rename(&staged, target) {
-            if replaced {
-                fs::rename(&aside, target).map_err(|e| Error::io("move back", target, e))?;
-            }
-            fs::remove_dir_all(&staged).map_err(|e| Error::io("remove", &staged, e))?;
-            return Err(Error::io("replace", target, error));
-        }
-        if replaced {
-            fs::remove_dir_all(&aside).map_err(|e| Error::io("remove", &aside, e))?;
-        }
-        Ok(())
-    }
-}
-
-fn to_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec_pretty(value).map_err(|error| Error::io("write", path, std::io::Error::other(error)))
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

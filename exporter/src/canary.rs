@@ -4,24 +4,27 @@
 use margay::bundle::manifest::Canary;
 use margay_trainer::{Architecture, CausalLm, argmax};
 
-/// The greedy continuation of a prompt.
-pub(crate) fn of_floats(model: &CausalLm, prompt: &[u32], stop: &[u32], architecture: &Architecture) -> Canary {
-    decode(model, prompt, stop, architecture, |_| TOLERANCE)
-}
+use crate::quantize::WeightFormat;
 
-/// The same for quantized weights, on which devices round activations in their own ways: the prompt whose first token is
-/// the least in doubt, and its continuation until one is.
-pub(crate) fn of_quantized(
+/// The canary of a model: the first prompt and its greedy continuation. On quantized weights devices round activations in
+/// their own ways: there it is the prompt whose first token is the least in doubt, and its continuation until one is.
+pub(crate) fn of(
     model: &CausalLm,
-    prompts: &[Vec<u32>],
+    prompts: &[(Option<String>, Vec<u32>)],
     stop: &[u32],
     architecture: &Architecture,
+    format: WeightFormat,
 ) -> Canary {
-    let lead = |prompt: &Vec<u32>| margin(&last_logits(model, prompt));
-    let clearest = prompts.iter().max_by(|a, b| lead(a).total_cmp(&lead(b))).map_or(&[][..], Vec::as_slice);
-    decode(model, clearest, stop, architecture, |logits| {
+    let prompts = prompts.iter().map(|(_, ids)| ids.as_slice());
+    let lead = |prompt: &[u32]| margin(&last_logits(model, prompt));
+    let floats = matches!(format, WeightFormat::F32 | WeightFormat::F16);
+    let prompt = match floats {
+        true => prompts.into_iter().next(),
+        false => prompts.map(|prompt| (lead(prompt), prompt)).max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, p)| p),
+    };
+    decode(model, prompt.unwrap_or_default(), stop, architecture, |logits| {
         let largest = logits.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
-        TOLERANCE.max(QUANTIZED_TOLERANCE * largest)
+        if floats { TOLERANCE } else { TOLERANCE.max(QUANTIZED_TOLERANCE * largest) }
     })
 }
 
@@ -59,7 +62,7 @@ fn last_logits(model: &CausalLm, ids: &[u32]) -> Vec<f32> {
 }
 
 /// How far the largest logit is above the next.
-fn margin(logits: &[f32]) -> f32 {
+pub(crate) fn margin(logits: &[f32]) -> f32 {
     let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
     for &logit in logits {
         if logit > first {

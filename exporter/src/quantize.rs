@@ -7,12 +7,14 @@ use std::str::FromStr;
 mod blocks;
 mod exact;
 mod feedback;
+mod fit;
 mod grid;
 mod mixed;
 mod model;
 
 pub(crate) use blocks::Quantized;
 pub(crate) use feedback::Feedback;
+pub(crate) use fit::{Fitted, fit};
 use grid::Grid;
 pub(crate) use mixed::{probe, promote};
 pub(crate) use model::{Recipe, StoredMatrices};
@@ -23,6 +25,8 @@ pub enum WeightFormat {
     /// 32-bit floats.
     #[default]
     F32,
+    /// 16-bit floats, of which ONNX Runtime makes 32-bit ones when it loads the graph: half the file, not half the memory.
+    F16,
     /// 8 bits, symmetric.
     Int8,
     /// 4 bits and a zero point for each block; matrices that a perplexity asks for in 8.
@@ -33,7 +37,7 @@ impl WeightFormat {
     /// The blocks of a matrix, unless it stays in floats.
     pub(crate) fn scheme(self) -> Option<Scheme> {
         match self {
-            Self::F32 => None,
+            Self::F32 | Self::F16 => None,
             Self::Int8 => Some(Scheme::INT8),
             Self::Int4 => Some(Scheme::INT4),
         }
@@ -44,6 +48,7 @@ impl fmt::Display for WeightFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Int8 => "int8",
             Self::Int4 => "int4",
         })
@@ -54,9 +59,9 @@ impl FromStr for WeightFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = [Self::F32, Self::Int8, Self::Int4];
+        let known = [Self::F32, Self::F16, Self::Int8, Self::Int4];
         let found = known.into_iter().find(|format| format.to_string() == text);
-        found.ok_or_else(|| format!("`{text}` is not one of f32, int8, int4"))
+        found.ok_or_else(|| format!("`{text}` is not one of f32, f16, int8, int4"))
     }
 }
 
@@ -105,6 +110,13 @@ impl Scheme {
     /// without them it stays in floats, and so does the head that it is tied to.
     pub(crate) fn applies_to(self, name: &str, columns: usize) -> bool {
         name != EMBEDDING || columns.is_multiple_of(self.block)
+    }
+
+    /// Bytes of the codes, scales and zero points of a matrix `[rows, columns]`, with scales of so many bytes.
+    pub(crate) fn bytes(self, [rows, columns]: [usize; 2], scale: usize) -> u64 {
+        let blocks = columns.div_ceil(self.block);
+        let zeros = if self.has_zero_points() { (blocks * self.bits).div_ceil(8) } else { 0 };
+        (rows * (blocks * (self.block * self.bits / 8 + scale) + zeros)) as u64
     }
 
     fn has_zero_points(self) -> bool {

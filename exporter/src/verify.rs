@@ -19,6 +19,8 @@ pub struct Verification {
     pub max_abs_prefill: f32,
     /// Largest absolute difference of a logit, token by token through the cache.
     pub max_abs_decode: f32,
+    /// Largest absolute difference of a logit between both, without the trainer.
+    pub max_abs_incremental: f32,
     /// Mean of `KL(trainer || graph)` over positions, nats.
     pub mean_kl: f64,
     /// Share of positions at which both prefer the same token.
@@ -32,22 +34,34 @@ pub struct Verification {
 /// # Errors
 /// [`ErrorKind::Bundle`] when the bundle does not load or run.
 pub fn verify(bundle: &Bundle, model: &CausalLm, prompts: &[Vec<u32>]) -> Result<Verification> {
-    compare(&Engine::load(bundle, DeviceOptions::default())?, model, prompts, &mut |_| ())
+    let engine = Engine::load(bundle, DeviceOptions::default())?;
+    compare(&engine, model, prompts.iter().map(Vec::as_slice), &mut |_| Ok(()))
 }
 
-/// [`verify`] with a loaded model; `compared` hears how many prompts are done.
-pub(crate) fn compare(
+/// What both sides made of one sequence: logits after each of its ids.
+#[derive(Clone, Copy)]
+pub(crate) struct Compared<'a> {
+    /// Which of the sequences.
+    pub(crate) index: usize,
+    /// The trainer's.
+    pub(crate) expected: &'a [Vec<f32>],
+    /// The graph's, token by token.
+    pub(crate) decoded: &'a [Vec<f32>],
+}
+
+/// [`verify`] with a loaded model; `compared` sees one sequence after the other.
+pub(crate) fn compare<'a>(
     engine: &Engine,
     model: &CausalLm,
-    prompts: &[Vec<u32>],
-    compared: &mut dyn FnMut(usize),
+    sequences: impl Iterator<Item = &'a [u32]>,
+    compared: &mut dyn FnMut(Compared<'_>) -> Result<()>,
 ) -> Result<Verification> {
     let (mut positions, mut agree, mut kl) = (0, 0, 0.0);
-    let (mut max_abs_prefill, mut max_abs_decode) = (0.0_f32, 0.0_f32);
+    let (mut max_abs_prefill, mut max_abs_decode, mut max_abs_incremental) = (0.0_f32, 0.0_f32, 0.0_f32);
     let mut largest_logit = 0.0_f32;
-    for (index, prompt) in prompts.iter().enumerate() {
-        let expected = model.logits(prompt);
-        let decoded = engine.decode_logits(prompt)?;
+    for (index, ids) in sequences.enumerate() {
+        let expected = model.logits(ids);
+        let decoded = engine.decode_logits(ids)?;
         for (expected, actual) in expected.iter().zip(&decoded) {
             positions += 1;
             agree += usize::from(argmax(expected) == argmax(actual));
@@ -55,15 +69,23 @@ pub(crate) fn compare(
             largest_logit = expected.iter().fold(largest_logit, |largest, logit| largest.max(logit.abs()));
             max_abs_decode = max_abs_decode.max(largest_difference(expected, actual));
         }
-        if let Some(expected) = expected.last() {
-            max_abs_prefill = max_abs_prefill.max(largest_difference(expected, &engine.logits(prompt)?));
+        if let Some((expected, decoded)) = expected.last().zip(decoded.last()) {
+            let prefilled = engine.logits(ids)?;
+            max_abs_prefill = max_abs_prefill.max(largest_difference(expected, &prefilled));
+            max_abs_incremental = max_abs_incremental.max(largest_difference(decoded, &prefilled));
         }
-        compared(index + 1);
+        compared(Compared { index, expected: &expected, decoded: &decoded })?;
     }
     let count = positions.max(1) as f64;
-    let argmax_agreement = f64::from(agree as u32) / count;
-    let mean_kl = kl / count;
-    Ok(Verification { positions, max_abs_prefill, max_abs_decode, mean_kl, argmax_agreement, largest_logit })
+    Ok(Verification {
+        positions,
+        max_abs_prefill,
+        max_abs_decode,
+        max_abs_incremental,
+        mean_kl: kl / count,
+        argmax_agreement: f64::from(agree as u32) / count,
+        largest_logit,
+    })
 }
 
 impl Verification {
@@ -73,9 +95,9 @@ impl Verification {
     /// # Errors
     /// [`ErrorKind::Mismatch`] when there is more between graph and trainer, or something is not a number.
     pub(crate) fn require(&self, format: WeightFormat) -> Result<()> {
-        let largest = self.max_abs_prefill.max(self.max_abs_decode);
+        let largest = self.max_abs_prefill.max(self.max_abs_decode).max(self.max_abs_incremental);
         let within = match format {
-            WeightFormat::F32 => largest <= TOLERANCE * self.largest_logit.max(1.0),
+            WeightFormat::F32 | WeightFormat::F16 => largest <= TOLERANCE * self.largest_logit.max(1.0),
             WeightFormat::Int8 | WeightFormat::Int4 => largest.is_finite() && self.mean_kl <= QUANTIZED_TOLERANCE,
         };
         if within {
@@ -95,10 +117,12 @@ impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} positions: largest logit difference {:.1e} (prefill) and {:.1e} (decode), mean KL {:.1e} nats, argmax agrees at {:.1} %",
+            "{} positions: largest logit difference {:.1e} (prefill), {:.1e} (decode) and {:.1e} (between both), mean KL {:.1e} nats, \
+             argmax agrees at {:.1} %",
             self.positions,
             self.max_abs_prefill,
             self.max_abs_decode,
+            self.max_abs_incremental,
             self.mean_kl,
             100.0 * self.argmax_agreement,
         )
@@ -149,6 +173,7 @@ mod tests {
             positions: 1,
             max_abs_prefill: 5e-4,
             max_abs_decode: 5e-4,
+            max_abs_incremental: 5e-4,
             mean_kl: 0.001,
             argmax_agreement: 1.0,
             largest_logit: 10.0,

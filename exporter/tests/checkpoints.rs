@@ -123,6 +123,29 @@ fn log_probability(logits: &[f32], id: u32) -> f32 {
     (f64::from(logits[id as usize]) - sum.ln()) as f32
 }
 
+/// Half precision: the file is half as large, and the graph computes what these very weights say.
+#[test]
+fn halves_are_stored_as_halves() {
+    let out = tempfile::tempdir().unwrap();
+    for (family, form) in [("llama3", Operators::Fused), ("gemma3", Operators::Standard)] {
+        let export = |format| {
+            export_with(family, &out.path().join(format!("{family}-{format}")), format, &in_form(family, form))
+        };
+        let (floats, halves) = (export(WeightFormat::F32).unwrap(), export(WeightFormat::F16).unwrap());
+        let size = |exported: &Export| {
+            let files = &exported.bundle.manifest().files;
+            files.iter().find(|file| file.path == "model.onnx.data").unwrap().size
+        };
+        assert!(size(&halves) < size(&floats) * 6 / 10, "{family}: {} {}", size(&halves), size(&floats));
+        let cost = halves.quantization.unwrap();
+        assert!(cost.mean_kl < 1e-4, "{family}: {cost}");
+        // Those of Gemma's checkpoint are bfloat16, of which half precision loses what is very small; Llama's are 32-bit floats.
+        assert!(family != "llama3" || cost.max_abs_decode > 1e-5, "{family}: {cost}");
+        let checkpoint = Checkpoint::open(&folder(family)).unwrap();
+        verify_checkpoint(&halves.bundle, &checkpoint, &options(family)).unwrap();
+    }
+}
+
 /// The graph against the trainer with the very weights that are stored, so layout and zero points are right; and against
 /// the checkpoint, where more bits must cost less.
 #[test]
@@ -207,6 +230,72 @@ fn a_checkpoint_with_more_than_its_configuration_says_is_refused() {
     fs::write(&path, llama).unwrap();
     let error = Checkpoint::open(copy.path()).unwrap().model(&Device::flex()).unwrap_err();
     assert!(error.to_string().contains("model.layers.0.self_attn.k_norm.weight"), "{error}");
+}
+
+fn bytes(bundle: &Bundle) -> u64 {
+    bundle.manifest().files.iter().map(|file| file.size).sum()
+}
+
+/// Between all in 4 bits and all in 8, a bundle is as large as it may be, and the more it may take the less is lost.
+#[test]
+fn a_bundle_is_no_larger_than_it_may_be() {
+    let out = tempfile::tempdir().unwrap();
+    let family = "qwen3";
+    let checkpoint = Checkpoint::open(&folder(family)).unwrap();
+    let parameters = checkpoint.architecture().parameters() as f64;
+    let export = |most: Option<f64>, operators| {
+        let options = ExportOptions { max_bytes_per_parameter: most, ..in_form(family, operators) };
+        export_with(family, &out.path().join("bundle"), WeightFormat::Int4, &options)
+    };
+    for operators in FORMS {
+        let free = bytes(&export(None, operators).unwrap().bundle) as f64;
+        // What a manifest may take and half of what 8 bits would be more.
+        let most = (free + 65536.0 + 0.3 * parameters) / parameters;
+        let exported = export(Some(most), operators).unwrap();
+        assert!(!exported.in_8_bits.is_empty() && exported.rounded.is_empty(), "{:?}", exported.in_8_bits);
+        let size = bytes(&exported.bundle) as f64;
+        assert!(size > free && size <= most * parameters, "{free} {size} {}", most * parameters);
+        verify_checkpoint(&exported.bundle, &checkpoint, &options(family)).unwrap();
+        let error = export(Some(0.9 * free / parameters), operators).unwrap_err();
+        assert!(error.kind() == ErrorKind::Quality && error.to_string().contains("too many"), "{error}");
+    }
+}
+
+/// The checkpoint with every matrix but the embedding in blocks of 16 evenly spaced numbers, as 4-bit files have them.
+fn on_grids(family: &str, copy: &Path) -> Checkpoint {
+    let checkpoint = Checkpoint::open(&folder(family)).unwrap();
+    let (tokenizer, architecture) = (checkpoint.tokenizer().unwrap(), checkpoint.architecture());
+    let model = checkpoint.model_through(&Device::flex(), &mut |name, _, values| {
+        for block in values.chunks_mut(32).filter(|_| name != "model.embed_tokens.weight") {
+            let (low, high) = block.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
+            // A power of two is a number of half precision, and so is every multiple of it here.
+            let scale = ((high - low) / 15.0).log2().ceil().exp2();
+            block.iter_mut().for_each(|value| *value = low + ((*value - low) / scale).round() * scale);
+        }
+    });
+    let conversation = checkpoint.conversation(&tokenizer).unwrap();
+    Checkpoint::save_as(copy, architecture, &model.unwrap(), &tokenizer, &conversation).unwrap()
+}
+
+/// A checkpoint of 4-bit blocks keeps its grids while there is room, and no longer.
+#[test]
+fn grids_are_kept_where_they_save_the_most() {
+    let (copy, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let checkpoint = on_grids("llama3", copy.path());
+    let parameters = checkpoint.architecture().parameters() as f64;
+    let export = |most: Option<f64>| {
+        Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap().initialise().unwrap();
+        let options = ExportOptions { max_bytes_per_parameter: most, ..options("llama3") };
+        export_as(&checkpoint, &out.path().join("bundle"), &options, WeightFormat::Int4, &mut |_| ())
+    };
+    let free = export(None).unwrap();
+    let cost = |exported: &Export| exported.quantization.unwrap().mean_kl;
+    let most = (bytes(&free.bundle) as f64 + 65536.0) / parameters;
+    let less = export(Some(most - 500.0 / parameters)).unwrap();
+    assert!(!less.rounded.is_empty() && less.in_8_bits.is_empty(), "{:?} {:?}", less.rounded, less.in_8_bits);
+    assert!(bytes(&less.bundle) < bytes(&free.bundle));
+    assert!(cost(&less) > cost(&free), "{} {}", cost(&less), cost(&free));
+    verify_checkpoint(&less.bundle, &checkpoint, &options("llama3")).unwrap();
 }
 
 fn measured(max_perplexity_increase: Option<f64>) -> ExportOptions {

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use margay_policy::{Reason, Rule, Score, Threshold};
+use margay_policy::{Reason, Rule, Score, Threshold, TokenSignals};
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::digest::ModelDigest;
+use crate::engine::{Alternative, Finish, Generation};
 use crate::error::Error;
 use crate::tool::ToolCall;
 
@@ -25,6 +26,10 @@ use crate::tool::ToolCall;
 pub struct Answer {
     /// The answer; empty if nobody gives one.
     pub text: String,
+    /// The device's tokens, if the answer is the device's.
+    pub tokens: Vec<AnswerToken>,
+    /// Why the device's answer ends where it ends, if the answer is the device's.
+    pub finish: Option<Finish>,
     /// Functions that the large model asks for.
     pub tool_calls: Vec<ToolCall>,
     /// Why the large model's answer ends where it ends, in its server's word.
@@ -55,6 +60,18 @@ pub struct Answer {
     pub attempts: u32,
     /// The model on the device, to which score and threshold belong.
     pub model_digest: ModelDigest,
+}
+
+/// One token of the device's answer.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct AnswerToken {
+    /// The token's id; [`crate::Engine::token_text`] has its text.
+    pub id: u32,
+    /// How sure the model was of it.
+    pub signals: TokenSignals,
+    /// The likeliest tokens in its place, if [`crate::GenerateOptions::alternatives`] asks for some.
+    pub alternatives: Vec<Alternative>,
 }
 
 /// Who wrote an answer.
@@ -129,6 +146,16 @@ impl Money {
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
+    }
+}
+
+impl AnswerToken {
+    /// Those of a whole generation, its stop token left out.
+    pub(crate) fn of(generation: Generation) -> Vec<Self> {
+        let mut alternatives = generation.alternatives.into_iter();
+        let tokens = generation.token_ids.into_iter().zip(generation.signals);
+        let token = |(id, signals)| Self { id, signals, alternatives: alternatives.next().unwrap_or_default() };
+        tokens.map(token).collect()
     }
 }
 

@@ -100,15 +100,15 @@ pub mod cloud;
 pub mod privacy;
 
 #[cfg(feature = "cloud")]
-pub use answer::{Answer, AnswerTimings, Money, Origin, Ticket, Tokens, Usage};
+pub use answer::{Answer, AnswerTimings, AnswerToken, Money, Origin, Ticket, Tokens, Usage};
 pub use bundle::{Bundle, BundleOptions};
 #[cfg(feature = "cloud")]
 pub use cascade::{AnswerStream, BlockingStream, Cascade, CascadeBuilder, OnCloudFailure, Stream, StreamEvent, Update};
 pub use device::{DeviceOptions, Report};
 pub use engine::{
-    Choice, ChooseOptions, Constraint, Engine, Finish, GenerateOptions, Generation, GoldenReport, MAX_CHOICES,
-    MAX_CONSTRAINT_BYTES, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, Normalise, Overflow, Sampling, ScoredAnswer,
-    Timings, Token,
+    Alternative, Choice, ChooseOptions, Constraint, Engine, Finish, GenerateOptions, Generation, GoldenReport,
+    MAX_ALTERNATIVES, MAX_CHOICES, MAX_CONSTRAINT_BYTES, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, Normalise, Overflow,
+    Sampling, ScoredAnswer, Timings, Token,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use margay_policy as policy;

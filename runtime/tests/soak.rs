@@ -39,6 +39,7 @@ fn options(random: &mut ChaCha8Rng) -> GenerateOptions {
         overflow: if pick(4) == 0 { Overflow::Slide { keep: 4 } } else { Overflow::Error },
         ignore_stop_tokens: pick(2) == 0,
         raw_prompt: pick(4) == 0,
+        alternatives: [0, 3][pick(2) as usize],
         constraint: None,
     }
 }

@@ -33,9 +33,15 @@ pub const ONNX: Requirements = Requirements {
     ],
 };
 
-/// Hugging Face transformers on PyTorch, to compute what a checkpoint means.
-pub const TRANSFORMERS: Requirements =
-    Requirements { name: "transformers", packages: &["torch==2.15.0", "transformers==5.23.0", "safetensors==0.8.0"] };
+/// Hugging Face transformers on PyTorch, to compute what a checkpoint means, and what it reads GGUF files with. PyTorch alone
+/// takes several gigabytes.
+pub const TRANSFORMERS: Requirements = Requirements {
+    name: "transformers",
+    packages: &["torch==2.15.0", "transformers==5.23.0", "safetensors==0.8.0", "gguf==0.19.0", "accelerate==1.15.0"],
+};
+
+/// OpenAI's client for Python.
+pub const OPENAI: Requirements = Requirements { name: "openai", packages: &["openai==3.54.0"] };
 
 /// Packages at exact versions.
 #[derive(Debug, Clone, Copy)]
@@ -114,6 +120,9 @@ pub(crate) fn succeed(command: &mut Command) -> Result<Output> {
 }
 
 /// A line for whoever waits: a first run downloads for a while.
-pub(crate) fn say(line: &str) -> io::Result<()> {
+///
+/// # Errors
+/// When nobody takes it.
+pub fn say(line: &str) -> io::Result<()> {
     writeln!(io::stderr(), "{line}")
 }

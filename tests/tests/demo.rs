@@ -8,10 +8,11 @@ use std::time::Duration;
 use margay::cloud::{CloudClient, Retry, Roots};
 use margay::policy::{Policy, Rule, Threshold};
 use margay::{Bundle, Cascade, Deadline, DeviceOptions, Engine, ErrorKind, OnCloudFailure, Origin, Request};
+use margay_cli::authority::Authority;
 use margay_cli::console::Console;
 use margay_cli::demo::{DemoArgs, demo};
 use margay_cli::evaluate::{CalibrateArgs, CostArgs, EvaluateArgs, TableArgs, calibrate, evaluate};
-use margay_cli::serve::{OnDevice, Options, Server};
+use margay_cli::serve::{Model, Options, Server};
 use margay_evaluation::measures;
 use margay_evaluation::outcome::{Outcome, Table};
 use margay_evaluation::pairing::Pairing;
@@ -190,7 +191,9 @@ fn a_cloud_that_dies_is_an_error_or_a_marked_local_answer(folder: &Path) {
     runtime.block_on(async {
         let one_thread = DeviceOptions { threads: Some(1), ..DeviceOptions::default() };
         let engine = Arc::new(Engine::load(&large, one_thread.clone()).unwrap());
-        let server = Server::start(Arc::new(OnDevice::new(engine)), Options::new("large")).unwrap();
+        let authority = Authority::new().unwrap();
+        let options = Options::new("large").tls(authority.server_config());
+        let server = Server::start(Model::device(engine, None), options).unwrap();
         let device = Arc::new(Engine::load(&small, one_thread).unwrap());
         let mut policy = small.policy().unwrap().clone();
         // A threshold set by hand has no certificate.
@@ -198,7 +201,7 @@ fn a_cloud_that_dies_is_an_error_or_a_marked_local_answer(folder: &Path) {
         policy.certificates.clear();
         let cascade = |then| {
             let client = CloudClient::openai(server.endpoint(), "large")
-                .roots(Roots::Pem(server.ca_pem().as_bytes().to_vec()))
+                .roots(Roots::Pem(authority.pem().as_bytes().to_vec()))
                 .retry(Retry { attempts: 2, ..Retry::default() })
                 .build();
             let builder = Cascade::builder().engine(Arc::clone(&device)).policy(policy.clone()).cloud(client.unwrap());

@@ -107,7 +107,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Tokenizer`] when it cannot be serialised.
     pub fn to_json(&self) -> Result<String> {
-        self.inner.to_string(true).map_err(|e| failed("write the tokenizer", e))
+        self.inner.to_string(false).map_err(|e| failed("write the tokenizer", e))
     }
 
     /// Digest of what decides how a text is encoded.

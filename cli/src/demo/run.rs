@@ -11,14 +11,16 @@ use margay_trainer::data::Example;
 use tokio::runtime::Runtime;
 
 use super::RULE;
+use crate::authority::Authority;
 use crate::console::Bar;
 use crate::error::{Error, Result};
-use crate::serve::{OnDevice, Options, Server};
+use crate::serve::{Model, Options, Server};
 
 /// The large model behind HTTPS on this machine, and a way to wait for it.
 pub(super) struct Cloud {
     runtime: Runtime,
     server: Server,
+    authority: Authority,
     token: String,
     /// FLOPs of the large model per token.
     flops_per_token: u64,
@@ -44,12 +46,13 @@ impl Cloud {
             runtime.map_err(|source| Error::Io { action: "start the threads of the server".into(), source })?;
         let engine = Arc::new(Engine::load(bundle, one_thread())?);
         let token = secret()?;
-        let options = Options { token: Some(token.clone()), ..Options::new(MODEL) };
+        let authority = Authority::new()?;
+        let options = Options::new(MODEL).token(token.clone()).tls(authority.server_config());
         let server = {
             let _inside = runtime.enter();
-            Server::start(Arc::new(OnDevice::new(engine)), options)?
+            Server::start(Model::device(engine, None), options)?
         };
-        Ok(Self { runtime, server, token, flops_per_token: bundle.manifest().model.flops_per_token })
+        Ok(Self { runtime, server, authority, token, flops_per_token: bundle.manifest().model.flops_per_token })
     }
 
     /// Where it listens.
@@ -61,7 +64,7 @@ impl Cloud {
     fn client(&self) -> Result<CloudClient> {
         let token = self.token.clone();
         let client = CloudClient::openai(self.endpoint(), MODEL)
-            .roots(Roots::Pem(self.server.ca_pem().as_bytes().to_vec()))
+            .roots(Roots::Pem(self.authority.pem().as_bytes().to_vec()))
             .token(move |_: Wanted| {
                 let token = Token::new(token.clone());
                 async move { Ok(token) }

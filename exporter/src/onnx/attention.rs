@@ -26,6 +26,14 @@ enum Reach {
     },
 }
 
+/// How far each position turns queries and keys, in two parts that add up: whole strides, and the steps behind them.
+pub(super) struct Turns {
+    /// `[strides, head / 2]`.
+    pub(super) strides: Rotary,
+    /// `[STRIDE, head / 2]`.
+    pub(super) steps: Rotary,
+}
+
 /// Names of the cosines and sines that turn queries and keys: of every position of the context, `[context, head / 2]`, or
 /// of those at hand, `[sequence, head / 2]`.
 pub(super) struct Rotary {
@@ -43,23 +51,27 @@ pub(super) struct Projected {
 impl Writer<'_> {
     pub(super) fn positions(&mut self) -> Result<Positions> {
         let frequencies = self.a.local_rotary_frequencies();
-        let mut global = self.rotary_tables("rotary", &self.a.rotary_frequencies())?;
-        let local = frequencies.map(|frequencies| self.rotary_tables("rotary.local", &frequencies));
-        let mut local = local.transpose()?;
-        let reach = match self.operators {
-            Operators::Fused => Reach::Fused(self.lengths()),
+        let global = self.turns("rotary", &self.a.rotary_frequencies())?;
+        let local = frequencies.map(|frequencies| self.turns("rotary.local", &frequencies)).transpose()?;
+        Ok(match self.operators {
+            Operators::Fused => Positions {
+                reach: Reach::Fused(self.lengths()),
+                global: self.rotary_tables("rotary", &global),
+                local: local.map(|turns| self.rotary_tables("rotary.local", &turns)),
+            },
             Operators::Standard => {
                 let here = self.here();
-                global = self.rotary_rows("rotary", &global, &here);
-                local = local.map(|tables| self.rotary_rows("rotary.local", &tables, &here));
                 let window = self.a.sliding.as_ref().map(|sliding| sliding.width);
-                Reach::Standard {
-                    global: self.mask("mask", &here, None),
-                    local: window.map(|window| self.mask("mask.local", &here, Some(window))),
+                Positions {
+                    reach: Reach::Standard {
+                        global: self.mask("mask", &here, None),
+                        local: window.map(|window| self.mask("mask.local", &here, Some(window))),
+                    },
+                    global: self.rotary_rows("rotary", &global, &here),
+                    local: local.map(|turns| self.rotary_rows("rotary.local", &turns, &here)),
                 }
             }
-        };
-        Ok(Positions { reach, global, local })
+        })
     }
 
     /// Attention of a layer over its normed input.
@@ -85,16 +97,40 @@ impl Writer<'_> {
         self.linear(&at("o_proj"), &attended, [a.hidden_size, queries], a.output_bias())
     }
 
-    /// Cosines and sines of every position, in the layout that turns halves rather than pairs.
-    fn rotary_tables(&mut self, name: &str, frequencies: &[f64]) -> Result<Rotary> {
-        let (context, half) = (self.a.max_position_embeddings, frequencies.len());
-        let angle = |index: usize| (index / half) as f64 * frequencies[index % half];
-        let cos: Vec<f32> = (0..context * half).map(|index| angle(index).cos() as f32).collect();
-        let sin: Vec<f32> = (0..context * half).map(|index| angle(index).sin() as f32).collect();
-        let mut table = |part: &str, values: &[f32]| -> Result<String> {
-            let tensor = self.data.append(&format!("{name}.{part}"), &[context, half], values)?;
+    /// The turns of a context's positions, in the layout that turns halves rather than pairs.
+    fn turns(&mut self, name: &str, frequencies: &[f64]) -> Result<Turns> {
+        let strides = self.a.max_position_embeddings.div_ceil(STRIDE);
+        let mut table = |part: &str, count: usize, step: usize, of: fn(f64) -> f64| -> Result<String> {
+            let positions = (0..count).map(|index| (index * step) as f64);
+            let values = positions.flat_map(|at| frequencies.iter().map(move |turn| of(at * turn) as f32));
+            let values: Vec<f32> = values.collect();
+            let tensor = self.data.append(&format!("{name}.{part}"), &[count, frequencies.len()], &values)?;
             Ok(self.initializer(tensor))
         };
-        Ok(Rotary { cos: table("cos", &cos)?, sin: table("sin", &sin)? })
+        Ok(Turns {
+            strides: Rotary {
+                cos: table("cos.strides", strides, STRIDE, f64::cos)?,
+                sin: table("sin.strides", strides, STRIDE, f64::sin)?,
+            },
+            steps: Rotary {
+                cos: table("cos.steps", STRIDE, 1, f64::cos)?,
+                sin: table("sin.steps", STRIDE, 1, f64::sin)?,
+            },
+        })
+    }
+
+    /// Cosines and sines of two turns one after the other, by the addition theorems.
+    pub(super) fn turned_twice(&mut self, name: &str, first: &Rotary, second: &Rotary) -> Rotary {
+        let g = &mut self.graph;
+        let mut times = |part: &str, a: &str, b: &str| g.node(&format!("{name}.{part}"), "Mul", &[a, b], vec![]);
+        let (cos_cos, sin_sin) = (times("cos_cos", &first.cos, &second.cos), times("sin_sin", &first.sin, &second.sin));
+        let (sin_cos, cos_sin) = (times("sin_cos", &first.sin, &second.cos), times("cos_sin", &first.cos, &second.sin));
+        Rotary {
+            cos: g.node(&format!("{name}.cos"), "Sub", &[&cos_cos, &sin_sin], vec![]),
+            sin: g.node(&format!("{name}.sin"), "Add", &[&sin_cos, &cos_sin], vec![]),
+        }
     }
 }
+
+/// Positions between two turns in the first table: both are small then, and whole tables would be megabytes.
+pub(super) const STRIDE: usize = 64;

@@ -17,19 +17,20 @@ use super::matrix::Embedding;
 use super::proto::tensor_proto::DataType;
 use super::proto::{ModelProto, TensorProto};
 use crate::error::Result;
-use crate::quantize::StoredMatrices;
+use crate::quantize::{StoredMatrices, WeightFormat};
 
 /// Writes the weights to `data` and returns the graph that refers to them. `written` hears of every finished layer.
 pub(crate) fn decoder_graph(
     a: &Architecture,
     weights: &Weights,
     stored: &StoredMatrices,
+    format: WeightFormat,
     operators: Operators,
     data: &mut ExternalData,
     written: &mut dyn FnMut(usize),
 ) -> Result<ModelProto> {
-    let mut writer =
-        Writer { graph: GraphBuilder::new("decoder"), weights, stored, summed: BTreeSet::new(), operators, data, a };
+    let (graph, summed) = (GraphBuilder::new("decoder"), BTreeSet::new());
+    let mut writer = Writer { graph, weights, stored, format, summed, operators, data, a };
     writer.interface();
     let positions = writer.positions()?;
 
@@ -52,6 +53,8 @@ pub(super) struct Writer<'a> {
     pub(super) graph: GraphBuilder,
     pub(super) weights: &'a Weights,
     pub(super) stored: &'a StoredMatrices,
+    /// How matrices are stored that are not in blocks.
+    pub(super) format: WeightFormat,
     /// Sums of blocks that are in the graph.
     pub(super) summed: BTreeSet<String>,
     pub(super) operators: Operators,

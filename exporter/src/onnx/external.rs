@@ -104,6 +104,7 @@ impl ExternalData {
 /// A memory page on every system that maps files in pages of up to 4 KiB; larger pages only cost a copy.
 const PAGE: u64 = 4096;
 
-/// For what is small the rest of a page would be a lot: there are hundreds of scales and norms.
-const SMALL: usize = 1 << 16;
+/// For what is small the rest of a page would be a lot: there are hundreds of scales, norms and small matrices. ONNX Runtime maps
+/// from the page before.
+const SMALL: usize = 1 << 20;
 const CACHE_LINE: u64 = 64;

@@ -1,6 +1,6 @@
 //! Attention as ONNX Runtime's GroupQueryAttention, which turns, caches, masks and mixes in one node.
 
-use super::attention::{Projected, Rotary};
+use super::attention::{Projected, Rotary, Turns};
 use super::build::{MICROSOFT, float, int};
 use super::decoder::Writer;
 use super::proto::tensor_proto::DataType;
@@ -26,6 +26,22 @@ impl Writer<'_> {
         let total = g.node("attention_mask.length", "Gather", &[&shape, &one], vec![]);
         let total = g.node("attention_mask.total", "Cast", &[&total], to_int32());
         Lengths { last_key, total }
+    }
+
+    /// Cosines and sines of every position, which GroupQueryAttention picks its own of. All is constant, so ONNX Runtime
+    /// computes it once, when it loads the graph.
+    pub(super) fn rotary_tables(&mut self, name: &str, Turns { strides, steps }: &Turns) -> Rotary {
+        let one = self.graph.integers(&format!("{name}.one"), &[1], &[1]);
+        let mut apart = |part: &str, table: &str| {
+            self.graph.node(&format!("{name}.{part}.apart"), "Unsqueeze", &[table, &one], vec![])
+        };
+        let strides = Rotary { cos: apart("cos", &strides.cos), sin: apart("sin", &strides.sin) };
+        let Rotary { cos, sin } = self.turned_twice(name, &strides, steps);
+        let shape = self.graph.integers(&format!("{name}.shape"), &[2], &[-1, self.a.head_dim as i64 / 2]);
+        let mut joined = |part: &str, table: &str| {
+            self.graph.node(&format!("{name}.{part}.table"), "Reshape", &[table, &shape], vec![])
+        };
+        Rotary { cos: joined("cos", &cos), sin: joined("sin", &sin) }
     }
 
     pub(super) fn fused_attention(

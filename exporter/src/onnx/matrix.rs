@@ -1,5 +1,6 @@
 //! Matrices in the graph: as floats, or quantized in blocks, and the products and look-ups that read them.
 
+use half::f16;
 use margay::bundle::manifest::Operators;
 use margay_trainer::transposed;
 
@@ -7,8 +8,8 @@ use super::build::{MICROSOFT, int};
 use super::decoder::Writer;
 use super::proto::TensorProto;
 use super::proto::tensor_proto::DataType;
-use crate::error::Result;
-use crate::quantize::{EMBEDDING, Quantized, Scheme};
+use crate::error::{Error, ErrorKind, Result};
+use crate::quantize::{EMBEDDING, Quantized, Scheme, WeightFormat};
 
 /// A quantized matrix in the data, not yet in the graph.
 struct Blocks {
@@ -34,8 +35,7 @@ impl Writer<'_> {
         let (node, shape) = ("embed_tokens", [self.a.vocab_size, self.a.hidden_size]);
         let Some(matrix) = self.stored.get(EMBEDDING) else {
             let values = self.weights.tensor(EMBEDDING, &shape)?;
-            let tensor = self.data.append(EMBEDDING, &shape, &values)?;
-            let name = self.initializer(tensor);
+            let name = self.floats(EMBEDDING, shape, &values)?;
             let x = self.graph.node(node, "Gather", &[&name, "input_ids"], vec![]);
             return Ok((Embedding::Floats(name), x));
         };
@@ -119,9 +119,25 @@ impl Writer<'_> {
         }
         let values = self.weights.tensor(&source, &shape)?;
         // MatMul takes `[inputs, outputs]`.
-        let tensor = self.data.append(&weight, &[shape[1], shape[0]], &transposed(&values, shape[1]))?;
-        let weight = self.initializer(tensor);
+        let weight = self.floats(&weight, [shape[1], shape[0]], &transposed(&values, shape[1]))?;
         Ok(self.graph.node(name, "MatMul", &[x, &weight], vec![]))
+    }
+
+    /// A matrix of floats, in half precision if that is how weights are stored: ONNX Runtime then makes 32-bit ones of them when
+    /// it loads the graph.
+    fn floats(&mut self, name: &str, shape: [usize; 2], values: &[f32]) -> Result<String> {
+        if self.format != WeightFormat::F16 {
+            let tensor = self.data.append(name, &shape, values)?;
+            return Ok(self.initializer(tensor));
+        }
+        let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
+        if let Some(at) = halves.iter().position(|half| !half.is_finite()) {
+            let message = format!("{name} has {}, which is no number of half precision", values[at]);
+            return Err(Error::new(ErrorKind::Checkpoint, message));
+        }
+        let tensor = self.data.append_halves(&format!("{name}.halves"), &shape, &halves)?;
+        let halves = self.initializer(tensor);
+        Ok(self.graph.node(name, "Cast", &[&halves], vec![int("to", DataType::Float as i64)]))
     }
 
     /// Product with a quantized matrix `[outputs, inputs]`.
@@ -160,9 +176,10 @@ impl Writer<'_> {
         let (ones, block) = (format!("block_sums.{columns}"), matrix.scheme.block);
         if self.summed.insert(ones.clone()) {
             let belongs = |index: usize| index / sums / block == index % sums;
-            let values: Vec<f32> = (0..columns * sums).map(|index| f32::from(u8::from(belongs(index)))).collect();
-            let tensor = self.data.append(&ones, &[columns, sums], &values)?;
-            self.initializer(tensor);
+            let bytes: Vec<u8> = (0..columns * sums).map(|index| u8::from(belongs(index))).collect();
+            let tensor = self.data.append_bytes(&format!("{ones}.bytes"), &[columns, sums], &bytes)?;
+            let bytes = self.initializer(tensor);
+            self.graph.node(&ones, "Cast", &[&bytes], vec![int("to", DataType::Float as i64)]);
         }
         let summed = self.graph.node(&format!("{x}.block_sums"), "MatMul", &[x, &ones], vec![]);
         Ok(self.graph.node(&name, "Concat", &[x, &summed], vec![int("axis", -1)]))

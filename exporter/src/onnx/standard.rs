@@ -1,7 +1,7 @@
 //! Attention in ONNX's standard operators: turned by halves, cached by concatenation, masked by a sum, and mixed by two
 //! products. Query heads that share a key-value head are further rows of one product, so that nothing is repeated.
 
-use super::attention::{Projected, Rotary};
+use super::attention::{Projected, Rotary, STRIDE, Turns};
 use super::build::{int, ints};
 use super::decoder::Writer;
 use super::proto::tensor_proto::DataType;
@@ -34,11 +34,17 @@ impl Writer<'_> {
     }
 
     /// Cosines and sines of the queries' positions.
-    pub(super) fn rotary_rows(&mut self, name: &str, tables: &Rotary, here: &Here) -> Rotary {
-        let mut rows = |part: &str, table: &str| {
-            self.graph.node(&format!("{name}.{part}.rows"), "Gather", &[table, &here.queries], vec![])
-        };
-        Rotary { cos: rows("cos", &tables.cos), sin: rows("sin", &tables.sin) }
+    pub(super) fn rotary_rows(&mut self, name: &str, Turns { strides, steps }: &Turns, here: &Here) -> Rotary {
+        let g = &mut self.graph;
+        let at = |part: &str| format!("{name}.{part}");
+        let stride = g.integers(&at("stride"), &[], &[STRIDE as i64]);
+        let whole = g.node(&at("whole"), "Div", &[&here.queries, &stride], vec![]);
+        let rest = g.node(&at("rest"), "Mod", &[&here.queries, &stride], vec![]);
+        let mut rows = |part: &str, table: &str, index: &str| g.node(&at(part), "Gather", &[table, index], vec![]);
+        let strides =
+            Rotary { cos: rows("whole.cos", &strides.cos, &whole), sin: rows("whole.sin", &strides.sin, &whole) };
+        let steps = Rotary { cos: rows("rest.cos", &steps.cos, &rest), sin: rows("rest.sin", &steps.sin, &rest) };
+        self.turned_twice(name, &strides, &steps)
     }
 
     /// A query sees keys up to its own position that are not padding and, with a window, not too far back.

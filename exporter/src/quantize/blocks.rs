@@ -96,6 +96,12 @@ impl Quantized {
         self.block_sums
     }
 
+    /// Rows and columns, without those for sums.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        let blocks = (self.columns + self.block_sums).div_ceil(self.scheme.block);
+        [self.scales.len() / blocks.max(1), self.columns]
+    }
+
     /// The numbers that the codes stand for, row by row.
     pub(crate) fn dequantize(&self) -> Vec<f32> {
         let Scheme { bits, block } = self.scheme;

@@ -1,5 +1,7 @@
 //! Which matrices are worth 8 bits: those whose 4 bits cost the most, measured one by one, until a perplexity is low enough.
 
+use std::collections::BTreeSet;
+
 use margay_trainer::{CausalLm, Checkpoint, Matrix};
 
 use super::{Quantized, Scheme, StoredMatrices};
@@ -20,10 +22,10 @@ pub(crate) fn promote(
     texts: &[Scored],
     likely: &[Vec<Vec<f32>>],
     most: f64,
-) -> Result<Vec<String>> {
+) -> Result<BTreeSet<String>> {
     let mut perplexity = of_model(model, texts).perplexity();
     if perplexity <= most {
-        return Ok(vec![]);
+        return Ok(BTreeSet::new());
     }
     let weights = checkpoint.weights()?;
     let mut candidates = Vec::new();
@@ -71,14 +73,14 @@ pub(crate) fn promote(
             false => short = count,
         }
     }
-    let mut promoted = Vec::new();
+    let mut promoted = BTreeSet::new();
     for (index, (_, name, in_4_bits, in_8_bits)) in candidates.into_iter().enumerate() {
         match (index < inside, index < enough) {
             (_, true) => {
                 let columns = in_4_bits.columns;
                 model.set_matrix(&Matrix { name: name.clone(), columns, values: in_8_bits.dequantize() });
                 stored.insert(name.clone(), in_8_bits);
-                promoted.push(name);
+                promoted.insert(name);
             }
             (true, false) => model.set_matrix(&in_4_bits),
             (false, false) => {}

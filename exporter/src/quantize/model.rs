@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use margay_trainer::{CausalLm, Checkpoint, Device, Matrix, Moments};
+use half::f16;
+use margay_trainer::{CausalLm, Checkpoint, Device, Matrix};
 use ndarray::Array2;
 
+use super::fit::{in_8_bits, round};
 use super::{EMBEDDING, Feedback, Method, Quantized, Scheme, WeightFormat};
 use crate::error::Result;
 
@@ -18,6 +20,8 @@ pub(crate) struct Recipe {
     pub(crate) method: Method,
     /// Token ids of texts that show what the inputs of matrices look like.
     pub(crate) calibration: Vec<Vec<u32>>,
+    /// Matrices that are rounded though they lie on grids of their own.
+    pub(crate) rounded: BTreeSet<String>,
     /// Matrices that 4 bits are not enough for.
     pub(crate) in_8_bits: BTreeSet<String>,
 }
@@ -37,6 +41,9 @@ impl Recipe {
         let multiplied = |name: &str| name != EMBEDDING || tied;
         let mut left = BTreeSet::new();
         let mut model = checkpoint.model_through(&Device::flex(), &mut |name, columns, values| {
+            if self.format == WeightFormat::F16 {
+                values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
+            }
             let Some(scheme) = self.scheme(name, columns) else { return };
             let exact = scheme == Scheme::INT4 && name != EMBEDDING && self.method == Method::Feedback;
             let exact = if exact { Quantized::exact(values, columns) } else { None };
@@ -53,7 +60,9 @@ impl Recipe {
         })?;
         if !left.is_empty() {
             model.rewrite(&self.calibration, &|name| left.contains(name), &mut |moments, matrices| {
-                let feedback = feedback(moments, matrices);
+                let Some(Matrix { name, columns, .. }) = matrices.first() else { return };
+                let moments = Array2::from_shape_vec((*columns, *columns), moments.values.clone());
+                let feedback = feedback(name, &moments.unwrap_or_else(|_| Array2::zeros((*columns, *columns))));
                 for Matrix { name, columns, values } in matrices {
                     let quantized = Quantized::with_feedback(values, *columns, Scheme::INT4, &feedback);
                     *values = quantized.dequantize();
@@ -61,26 +70,18 @@ impl Recipe {
                 }
             });
         }
-        // Others were calibrated beside their 4 bits, so they come last.
-        let weights = checkpoint.weights()?;
-        for name in &self.in_8_bits {
-            if let Some(Matrix { columns, values, .. }) = model.matrix(name) {
-                let own = weights.tensor(name, &[values.len() / columns, columns])?;
-                let quantized = Quantized::nearest(&own, columns, Scheme::INT8);
-                model.set_matrix(&Matrix { name: name.clone(), columns, values: quantized.dequantize() });
-                stored.insert(name.clone(), quantized);
-            }
+        // Others were calibrated beside what these were, so they come last.
+        if !self.rounded.is_empty() {
+            round(&mut model, &mut stored, &self.calibration, &self.rounded);
         }
+        in_8_bits(&mut model, &mut stored, checkpoint, &self.in_8_bits)?;
         Ok((model, stored))
     }
 }
 
-fn feedback(moments: &Moments, matrices: &[Matrix]) -> Feedback {
-    let looked_up = matrices.iter().any(|matrix| matrix.name == EMBEDDING);
-    let columns = matrices.first().map_or(0, |matrix| matrix.columns);
-    let moments = Array2::from_shape_vec((columns, columns), moments.values.clone());
-    let moments = moments.unwrap_or_else(|_| Array2::zeros((columns, columns)));
-    Feedback::new(&moments, if looked_up { EMBEDDING_DAMPING } else { DAMPING })
+/// What the inputs of a matrix of this name say about its errors.
+pub(super) fn feedback(name: &str, moments: &Array2<f32>) -> Feedback {
+    Feedback::new(moments, if name == EMBEDDING { EMBEDDING_DAMPING } else { DAMPING })
 }
 
 /// Parts of the mean moment that are added to every one: what a few thousand tokens have not shown may still come.

@@ -183,7 +183,9 @@ fn canary(field: &str, canary: &Canary, model: &Model) -> Result<()> {
 
 fn golden(field: &str, golden: &Golden, model: &Model) -> Result<()> {
     ids(&format!("{field}.ids"), &golden.ids, model)?;
-    if golden.ids.len() > model.context_length {
+    let greedy = golden.greedy.as_ref().map_or(&[][..], |greedy| &greedy.ids);
+    ids(&format!("{field}.greedy"), greedy, model)?;
+    if golden.ids.len() + greedy.len() > model.context_length {
         return Err(malformed(format!("{field} does not fit the model's context")));
     }
     let positions = &golden.positions;

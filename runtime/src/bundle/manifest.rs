@@ -194,6 +194,19 @@ pub struct Golden {
     pub positions: Vec<GoldenPosition>,
     /// Largest absolute difference from those logits that still counts as equal.
     pub tolerance: f32,
+    /// What follows the sequence when the most likely token is taken each time, as far as none of them is in doubt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub greedy: Option<Greedy>,
+}
+
+/// A greedy continuation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Greedy {
+    /// Its token ids.
+    pub ids: Vec<u32>,
+    /// What the tokenizer makes of them, without special tokens.
+    pub text: String,
 }
 
 /// The trainer's largest logits after one position of a [`Golden`] sequence.

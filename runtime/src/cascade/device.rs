@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use margay_policy::{Aggregate, Decision, Policy, Reason, Rule, Verdict};
 
 use super::outlet::Outlet;
-use crate::answer::{Answer, AnswerTimings, Origin, Tokens, Usage};
+use crate::answer::{Answer, AnswerTimings, AnswerToken, Origin, Tokens, Usage};
 use crate::bundle::digest::ModelDigest;
 use crate::cloud::Clock;
 use crate::engine::{Engine, Finish, Generation};
@@ -25,6 +25,8 @@ pub(super) struct Device {
 pub(super) struct Draft {
     pub(super) decision: Decision,
     text: String,
+    tokens: Vec<AnswerToken>,
+    finish: Finish,
     /// Whether the policy stopped it, so that the text is no whole answer.
     stopped_early: bool,
     usage: Tokens,
@@ -70,11 +72,13 @@ impl Device {
     ) -> Result<()> {
         if draft.stopped_early {
             let started = self.clock.now();
-            let generation = self.generate(request, None, outlet).await?;
+            let mut generation = self.generate(request, None, outlet).await?;
             draft.usage.input += generation.prompt_tokens as u64;
             draft.usage.output += generation.token_ids.len() as u64;
             draft.took += self.clock.now() - started;
-            (draft.text, draft.saved_tokens, draft.stopped_early) = (generation.text, 0, false);
+            (draft.saved_tokens, draft.stopped_early, draft.finish) = (0, false, generation.finish);
+            draft.text = std::mem::take(&mut generation.text);
+            draft.tokens = AnswerToken::of(generation);
         }
         Ok(())
     }
@@ -103,7 +107,7 @@ impl Device {
         generation.map_err(|error| Error::new(ErrorKind::Inference, "generation broke off").with_source(error))?
     }
 
-    fn judged(&self, request: &Request, generation: Generation, started: Instant) -> Draft {
+    fn judged(&self, request: &Request, mut generation: Generation, started: Instant) -> Draft {
         let decision = generation.decision.unwrap_or_else(|| {
             let mut seen = Aggregate::new();
             for signals in &generation.signals {
@@ -114,8 +118,9 @@ impl Device {
         let written = generation.token_ids.len();
         let stopped_early = generation.finish == Finish::EarlyDeferral && written < request.max_tokens;
         Draft {
+            text: std::mem::take(&mut generation.text),
+            finish: generation.finish,
             decision,
-            text: generation.text,
             stopped_early,
             usage: Tokens { input: generation.prompt_tokens as u64, output: written as u64 },
             saved_tokens: if stopped_early { (request.max_tokens - written) as u64 } else { 0 },
@@ -124,6 +129,7 @@ impl Device {
             clock: Arc::clone(&self.clock),
             rule: self.policy.rule(),
             model_digest: *self.engine.model_digest(),
+            tokens: AnswerToken::of(generation),
         }
     }
 }
@@ -137,8 +143,11 @@ impl std::fmt::Debug for Device {
 impl Draft {
     /// The end of the query. The text is the device's if the origin is, else empty.
     pub(super) fn into_answer(self, origin: Origin, reason: Option<Reason>) -> Answer {
+        let local = origin == Origin::Local;
         Answer {
-            text: if origin == Origin::Local { self.text } else { String::new() },
+            text: if local { self.text } else { String::new() },
+            tokens: if local { self.tokens } else { Vec::new() },
+            finish: local.then_some(self.finish),
             origin,
             score: self.decision.score,
             threshold: self.decision.threshold,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use margay_policy::{Decision, Monitor, Policy, Progress, SignalError, TokenSignals};
 
 use super::Engine;
+use super::alternatives::{Alternative, likeliest};
 use super::interrupt::Interrupt;
 use super::options::Overflow;
 use super::prompt::PromptFormat;
@@ -25,6 +26,8 @@ pub struct Token<'a> {
     pub text: &'a str,
     /// What the model's own distribution said about it, before any sampling option or constraint.
     pub signals: &'a TokenSignals,
+    /// The likeliest tokens in its place, see [`Alternative`].
+    pub alternatives: &'a [Alternative],
     /// Whether it is the stop token that ended the answer: no part of it, but text that was held back may come with it.
     pub is_stop: bool,
 }
@@ -76,6 +79,9 @@ pub struct Generation {
     /// Signals of every token the model chose, in order, from its own distribution: before sampling options and constraints.
     /// The stop token is one of them: ending here was the model's choice too, and its confidence in it counts.
     pub signals: Vec<TokenSignals>,
+    /// The likeliest tokens in each place, in the order of `signals`; empty unless
+    /// [`GenerateOptions::alternatives`](crate::GenerateOptions::alternatives) asks for some.
+    pub alternatives: Vec<Vec<Alternative>>,
     /// What the policy says, if there was one.
     pub decision: Option<Decision>,
     /// Why the answer ended.
@@ -155,7 +161,7 @@ impl Engine {
             .map(|policy| Monitor::new(policy, request.task.as_deref(), u32::try_from(max_tokens).unwrap_or(u32::MAX)));
         let stop_tokens = if options.ignore_stop_tokens { &[] } else { &*self.manifest.prompt.stop_tokens };
         let mut text = AnswerText::new(&self.prompt, &options.stop);
-        let (mut token_ids, mut all_signals) = (Vec::new(), Vec::new());
+        let (mut token_ids, mut all_signals, mut all_alternatives) = (Vec::new(), Vec::new(), Vec::new());
         let finish = loop {
             request.check()?;
             let id = match &mut guide {
@@ -167,10 +173,14 @@ impl Engine {
             };
             let signals = TokenSignals::from_logits(logits, id as usize).map_err(not_a_distribution)?;
             all_signals.push(signals);
+            let alternatives = likeliest(logits, options.alternatives, id, &signals);
             let doomed = monitor.as_mut().is_some_and(|monitor| monitor.observe(signals) == Progress::Stop);
             if stop_tokens.contains(&id) {
                 let rest = text.finish(&token_ids)?;
-                let _nothing_follows = on_token(Token { id, text: &rest.text, signals: &signals, is_stop: true });
+                let token =
+                    Token { id, text: &rest.text, signals: &signals, alternatives: &alternatives, is_stop: true };
+                let _nothing_follows = on_token(token);
+                all_alternatives.extend((options.alternatives > 0).then_some(alternatives));
                 break rest.stop.map_or(Finish::Stop, |index| Finish::StopString { index });
             }
             token_ids.push(id);
@@ -187,8 +197,9 @@ impl Engine {
                 piece.text.push_str(&rest.text);
                 piece.stop = rest.stop;
             }
-            let token = Token { id, text: &piece.text, signals: &signals, is_stop: false };
+            let token = Token { id, text: &piece.text, signals: &signals, alternatives: &alternatives, is_stop: false };
             let broken_off = on_token(token).is_break();
+            all_alternatives.extend((options.alternatives > 0).then_some(alternatives));
             if let Some(index) = piece.stop {
                 break Finish::StopString { index };
             }
@@ -210,6 +221,7 @@ impl Engine {
             text: text.shown,
             token_ids,
             signals: all_signals,
+            alternatives: all_alternatives,
             decision: monitor.map(|monitor| monitor.decide()),
             finish,
             prompt_tokens: prompt.len(),

@@ -13,6 +13,7 @@ use crate::device::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{Message, Request};
 
+mod alternatives;
 mod choose;
 mod generation;
 mod golden;
@@ -30,11 +31,13 @@ mod sequence;
 mod session;
 mod stop;
 
+pub use alternatives::Alternative;
 pub use choose::{Choice, ChooseOptions, MAX_CHOICES, Normalise, ScoredAnswer};
 pub use generation::{Finish, Generation, Timings, Token};
 pub use golden::GoldenReport;
 pub use options::{
-    Constraint, GenerateOptions, MAX_CONSTRAINT_BYTES, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, Overflow, Sampling,
+    Constraint, GenerateOptions, MAX_ALTERNATIVES, MAX_CONSTRAINT_BYTES, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS,
+    Overflow, Sampling,
 };
 
 use guide::Guides;

@@ -13,6 +13,9 @@ pub const MAX_STOP_STRING_BYTES: usize = 1 << 10;
 /// Longest constraint, in bytes of JSON or of the regular expression.
 pub const MAX_CONSTRAINT_BYTES: usize = 1 << 20;
 
+/// Most alternatives of a token that are kept, as OpenAI's API allows.
+pub const MAX_ALTERNATIVES: usize = 20;
+
 /// How one answer is generated. The default is greedy, through the chat template, ended by the model's stop tokens.
 ///
 /// ```
@@ -41,6 +44,8 @@ pub struct GenerateOptions {
     /// The messages' contents one after the other are the prompt, as they are: no chat template, no special tokens but
     /// those that they spell.
     pub raw_prompt: bool,
+    /// How many of the likeliest tokens are kept for each token of the answer, see [`Alternative`](crate::Alternative).
+    pub alternatives: usize,
     /// What the answer's text must look like.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub constraint: Option<Constraint>,
@@ -148,6 +153,9 @@ impl GenerateOptions {
                 return refuse(format!("stop string {index} has more than {MAX_STOP_STRING_BYTES} bytes"));
             }
         }
+        if self.alternatives > MAX_ALTERNATIVES {
+            return refuse(format!("{} alternatives are more than {MAX_ALTERNATIVES}", self.alternatives));
+        }
         let length = match &self.constraint {
             None => 0,
             Some(Constraint::JsonSchema(schema)) => schema.to_string().len(),
@@ -188,6 +196,8 @@ mod tests {
         assert!(!stop(vec!["a".into(); MAX_STOP_STRINGS + 1]));
         assert!(!stop(vec![String::new()]));
         assert!(!stop(vec!["a".repeat(MAX_STOP_STRING_BYTES + 1)]));
+        let kept = |alternatives| GenerateOptions { alternatives, ..GenerateOptions::default() }.check().is_ok();
+        assert!(kept(MAX_ALTERNATIVES) && !kept(MAX_ALTERNATIVES + 1));
     }
 
     #[test]

@@ -63,6 +63,14 @@ impl PromptFormat {
         self.tokenizer.decode(ids, true).map_err(undecodable)
     }
 
+    /// What one id stands for in the midst of a text.
+    pub(super) fn token(&self, id: u32) -> Result<String> {
+        let decode = |ids: &[u32]| self.tokenizer.decode(ids, false).map_err(undecodable);
+        // Some decoders treat the beginning of a text in their own way: what the second of two adds is free of that.
+        let (one, two) = (decode(&[id])?, decode(&[id, id])?);
+        Ok(two.strip_prefix(&*one).map_or(one.clone(), str::to_owned))
+    }
+
     /// Calls the returned function with one id after the other: it gives the text that the id completes, if any.
     pub(super) fn decode_stream(&self) -> impl FnMut(u32) -> Result<Option<String>> {
         let mut stream = self.tokenizer.decode_stream(true);

@@ -28,6 +28,7 @@ pub fn fixtures() -> PathBuf {
 pub struct Expected {
     pub model_digest: String,
     pub messages: Vec<Message>,
+    pub text: String,
     pub prompt: Vec<u32>,
     pub greedy: Vec<u32>,
     pub greedy_text: String,

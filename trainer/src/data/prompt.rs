@@ -210,6 +210,7 @@ const TEMPLATE_FUEL: u64 = 10_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     fn tokenizer() -> Tokenizer {
         Tokenizer::train(["what is my balance", "transfer money", "check balance"].into_iter(), 320).unwrap()
@@ -229,6 +230,30 @@ mod tests {
             assert_eq!(encoded.target, tokenizer.answer(target).unwrap());
             assert!(format.ends(*encoded.target.last().unwrap()));
             assert_eq!(format.answer(&encoded.target).unwrap(), target);
+        }
+    }
+
+    /// The runtime's own test on the same cases holds it to the same texts: what is trained is what is served.
+    #[test]
+    fn templates_give_the_text_that_jinja2_and_the_runtime_give() {
+        #[derive(Deserialize)]
+        struct Format {
+            chat_template: String,
+            special_tokens: BTreeMap<String, String>,
+        }
+        #[derive(Deserialize)]
+        struct Case {
+            prompt: Format,
+            messages: Vec<Message>,
+            text: Option<String>,
+        }
+        let cases = include_str!("../../../runtime/tests/fixtures/templates.json");
+        let cases: Vec<Case> = serde_json::from_str(cases).unwrap();
+        assert!(cases.len() >= 12);
+        for Case { prompt: Format { chat_template, special_tokens }, messages, text } in cases {
+            let conversation = Conversation { chat_template, special_tokens, stop_tokens: vec![] };
+            let rendered = Template::compile(&conversation).unwrap().render(&messages, &conversation);
+            assert_eq!(rendered.ok(), text, "{}", conversation.chat_template);
         }
     }
 

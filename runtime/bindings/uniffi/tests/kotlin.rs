@@ -5,6 +5,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
+#[expect(dead_code, reason = "Kotlin has a script that generates")]
 mod scenario;
 
 use std::ffi::OsString;

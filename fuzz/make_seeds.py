@@ -6,6 +6,7 @@ Standard library only.
 import hashlib
 import json
 import pathlib
+import zlib
 
 SEEDS = pathlib.Path(__file__).with_name("seeds")
 DIGEST = "sha256:" + "0" * 64
@@ -92,3 +93,19 @@ seed("configuration", "example.toml", example.read_bytes())
 
 chunk = json.dumps({"choices": [{"delta": {"content": "a"}}]})
 seed("events", "stream.sse", f"\ufeff: hello\nevent: message\ndata: {chunk}\r\n\r\ndata: [DONE]\n\n")
+
+seed("policy_compact", "one.bin", bytes([1, 4, 10, 0, 0, 0, 0xBF, 1, 2]) + b"tv" + bytes([0, 0, 0x80, 0xFF, 0]))
+
+
+def stuffed(content):
+    """COBS, for content of at most 254 bytes."""
+    return b"".join(bytes([len(part) + 1]) + part for part in content.split(b"\0")) + b"\0"
+
+
+def frame(message):
+    content = b"\x01" + message
+    return stuffed(content + zlib.crc32(content).to_bytes(4, "little"))
+
+
+messages = [b"\0\x05\x07\x01\x02tv\x03on?", b"\x01\x05\x07", b"\x02\x05\x07\x01\x02ok\x01", b"\x03\x05\x07", b"\x04"]
+seed("frames", "each.bin", b"".join(map(frame, messages)))

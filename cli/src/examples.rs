@@ -31,11 +31,15 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "margay train trainer/recipes/demo.toml",
             "margay train trainer/recipes/demo.toml --resume",
             "margay train trainer/recipes/demo.toml --compare xent,cat-xent --seeds 3",
+            "margay train firmware-examples/voice-intents/intents.toml",
         ],
     ),
     (
         "export",
-        &["margay export --checkpoint SmolLM2-135M-Instruct --out smollm2.bundle --weights int8 --licence Apache-2.0"],
+        &[
+            "margay export --checkpoint SmolLM2-135M-Instruct --out smollm2.bundle --weights int8 --licence Apache-2.0",
+            "margay export --target firmware --checkpoint target/voice-intents --out src/model --calibration-data validation.jsonl",
+        ],
     ),
     ("verify", &["margay verify smollm2.bundle --checkpoint SmolLM2-135M-Instruct"]),
     (
@@ -46,6 +50,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("chat", &["margay chat --bundle smollm2.bundle --system 'Be brief.'"]),
+    (
+        "gateway",
+        &[
+            "margay gateway --serial /dev/ttyUSB0 --config margay.toml",
+            "margay gateway --serial tcp:127.0.0.1:7000 --config margay.toml",
+        ],
+    ),
     ("score", &["margay score --bundle small.bundle --data test.jsonl --out outcomes.csv"]),
     ("devices", &["margay devices", "margay devices --bundle smollm2.bundle --json"]),
     ("bundle inspect", &["margay bundle inspect smollm2.bundle"]),

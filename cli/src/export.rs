@@ -1,10 +1,12 @@
 //! `margay export` and `margay verify`: from a checkpoint to a bundle, and a bundle held against its checkpoint.
 
+mod firmware;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use margay::Bundle;
 use margay_exporter::{
     Export, ExportOptions, MeasureOptions, Method, Operators, Progress, SecretKey, Text, Verification, WeightFormat,
@@ -13,8 +15,20 @@ use margay_exporter::{
 use margay_trainer::Checkpoint;
 
 use crate::console::{Bar, Console};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::library;
+
+pub use self::firmware::FirmwareExport;
+
+/// What `margay export` makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Target {
+    /// A bundle, for the runtime
+    #[default]
+    Bundle,
+    /// A Rust module of an intent classifier, for microcontrollers
+    Firmware,
+}
 
 /// What `margay export` is told.
 #[derive(Debug, Clone, Args)]
@@ -22,9 +36,12 @@ pub struct ExportArgs {
     /// Folder with config.json, safetensors and tokenizer.json, as Hugging Face transformers writes it, or a GGUF file
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub checkpoint: PathBuf,
-    /// Folder of the bundle; one that is there is replaced
-    #[arg(long, value_name = "BUNDLE")]
+    /// Folder of the bundle, or of the module; one that is there is replaced
+    #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// What is made
+    #[arg(long, value_enum, default_value_t)]
+    pub target: Target,
     /// How weights are stored: f32, f16, int8 or int4
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub weights: WeightFormat,
@@ -37,7 +54,8 @@ pub struct ExportArgs {
     /// How 4-bit codes are chosen: gptq, or nearest
     #[arg(long, value_name = "METHOD", default_value_t)]
     pub rounding: Method,
-    /// Texts for gptq, JSON Lines with `text`, or `input` and `target` [default: texts that come with margay]
+    /// Texts for gptq, JSON Lines with `text`, or `input` and `target` [default: texts that come with margay]; for firmware:
+    /// utterances and their intents, on which the threshold is chosen
     #[arg(long, value_name = "FILE")]
     pub calibration_data: Option<PathBuf>,
     /// Bytes that the bundle may have for each parameter: int4 stores every matrix in what fits with the least loss
@@ -49,6 +67,12 @@ pub struct ExportArgs {
     /// Percent by which the perplexity may rise: matrices get 8 bits instead of 4 until it rises by no more
     #[arg(long, value_name = "PERCENT", requires = "perplexity_data")]
     pub max_perplexity_increase: Option<f64>,
+    /// Firmware: utterances and their intents to measure on; what the device must say to them goes to expected.txt
+    #[arg(long, value_name = "FILE")]
+    pub test_data: Option<PathBuf>,
+    /// Firmware: share of utterances that the device may answer wrongly
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub max_risk: f64,
     /// SPDX expression for the weights
     #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
     pub licence: String,
@@ -69,6 +93,26 @@ pub struct VerifyArgs {
     /// The texts that its 4-bit weights were calibrated on, if not those that come with margay
     #[arg(long, value_name = "FILE")]
     pub calibration_data: Option<PathBuf>,
+}
+
+/// Exports what the command line says: a bundle, or a module for firmware.
+///
+/// # Errors
+/// As [`export`] and [`export_firmware`].
+pub fn run(args: &ExportArgs, console: &mut Console) -> Result<()> {
+    match args.target {
+        Target::Bundle if args.test_data.is_some() => Err(Error::Usage("--test-data is for --target firmware".into())),
+        Target::Bundle => export(args, console).map(drop),
+        Target::Firmware => export_firmware(args, console).map(drop),
+    }
+}
+
+/// Exports an intent classifier as a Rust module.
+///
+/// # Errors
+/// [`crate::Error`] naming the file; also if 8 bits cost more than a point of accuracy, or no threshold keeps the risk.
+pub fn export_firmware(args: &ExportArgs, console: &mut Console) -> Result<FirmwareExport> {
+    firmware::export(args, console)
 }
 
 /// Exports a checkpoint.

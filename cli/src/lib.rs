@@ -18,6 +18,7 @@ pub mod evaluate;
 mod examples;
 pub mod exit;
 pub mod export;
+pub mod gateway;
 pub mod generate;
 mod interrupt;
 mod library;
@@ -52,12 +53,12 @@ enum Command {
     /// Measure a chain of models on outcome tables
     Evaluate(evaluate::EvaluateArgs),
     /// Choose a threshold on an outcome table and bind it to a bundle
-    Calibrate(evaluate::CalibrateArgs),
+    Calibrate(Box<evaluate::CalibrateArgs>),
     /// Keep what a large model thinks of every training target
     Annotate(annotate::AnnotateArgs),
     /// Train a model from a recipe
     Train(train::TrainArgs),
-    /// Make a bundle from a checkpoint, verified against it
+    /// Make a bundle from a checkpoint, verified against it, or a Rust module for firmware
     Export(export::ExportArgs),
     /// Hold a bundle against the checkpoint it was exported from
     Verify(export::VerifyArgs),
@@ -65,6 +66,8 @@ enum Command {
     Generate(Box<generate::GenerateArgs>),
     /// Talk to a bundle, with its confidence after every answer
     Chat(Box<chat::ChatArgs>),
+    /// Answer what microcontrollers ask over a serial line
+    Gateway(gateway::GatewayArgs),
     /// Run a task file through a bundle, into an outcome table
     Score(Box<score::ScoreArgs>),
     /// List execution providers, and what a bundle really runs on
@@ -107,10 +110,11 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
         Command::Annotate(args) => annotate::annotate(&args, &mut console).map(drop),
         Command::Train(args) => train::train(&args, &mut console),
-        Command::Export(args) => export::export(&args, &mut console).map(drop),
+        Command::Export(args) => export::run(&args, &mut console),
         Command::Verify(args) => export::verify(&args, &mut console).map(drop),
         Command::Generate(args) => generate::generate(&args, &mut console),
         Command::Chat(args) => chat::chat(&args, &mut std::io::stdin().lock(), &mut console),
+        Command::Gateway(args) => gateway::gateway(&args, &mut console),
         Command::Score(args) => score::score(&args, &mut console).map(drop),
         Command::Devices(args) => device::devices(&args, &mut console).map(drop),
         Command::Serve(args) => serve::serve(&args, &mut console),

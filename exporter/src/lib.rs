@@ -25,13 +25,14 @@
 //! ```
 //!
 //! [`export`] writes floats, [`export_as`] any [`WeightFormat`]; [`verify`] and [`verify_checkpoint`] hold a bundle against
-//! the model it came from; [`write_policy`] puts a calibrated policy into a bundle; [`sign`] vouches for one.
+//! the model it came from; [`firmware`] makes Rust modules of intent classifiers; [`write_policy`] puts a calibrated policy into a bundle; [`sign`] vouches for one.
 
 #![forbid(unsafe_code)]
 
 mod bundle;
 mod canary;
 mod error;
+pub mod firmware;
 mod golden;
 mod measure;
 mod onnx;

@@ -33,6 +33,7 @@ pub mod data;
 mod error;
 mod files;
 mod gguf;
+pub mod intents;
 mod lora;
 mod model;
 pub mod objective;

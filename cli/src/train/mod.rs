@@ -1,11 +1,13 @@
 //! `margay train`: a recipe, run to its end, stopped and gone on with, or run once for each objective and compared.
 
 mod compare;
+mod intents;
 mod screen;
 
 use std::path::PathBuf;
 
 use clap::Args;
+use margay_trainer::intents::IntentRecipe;
 use margay_trainer::training::{Resume, run};
 use margay_trainer::{Objective, Recipe};
 
@@ -39,6 +41,9 @@ pub struct TrainArgs {
 /// # Errors
 /// [`Error`](crate::Error) naming the file, key, or step and rows.
 pub fn train(args: &TrainArgs, console: &mut Console) -> Result<()> {
+    if IntentRecipe::is_one(&args.recipe)? {
+        return intents::train(args, console).map(drop);
+    }
     let recipe = Recipe::read(&args.recipe, &args.set)?;
     if !args.compare.is_empty() {
         return compare::compare(&recipe, &args.compare, args.seeds, &*interrupt::flag()?, console).map(drop);

@@ -2,12 +2,16 @@
 //!
 //! Fitting is elsewhere; this is what runs. `f32`, a fixed order of operations, no NaN: the same bits everywhere.
 
+mod mlp;
+
 use core::fmt;
 use core::hash::{Hash, Hasher};
 
 use crate::aggregate::Aggregate;
 use crate::feature::Feature;
 use crate::signals::{EXP_LOWEST, exp};
+
+pub use mlp::{MAX_MLP_FEATURES, MAX_MLP_UNITS, Mlp, MlpUnit};
 
 /// Most features of one [`Linear`]: the eleven deciles of Gupta et al. and a few more.
 pub const MAX_FEATURES: usize = 16;
@@ -39,8 +43,12 @@ pub struct PiecewiseLinear {
 pub enum LearnedError {
     /// No feature or no knot.
     Empty,
-    /// More than [`MAX_FEATURES`] features.
+    /// More than [`MAX_FEATURES`] features, or [`MAX_MLP_FEATURES`] of a network.
     TooManyFeatures,
+    /// More than [`MAX_MLP_UNITS`] hidden units.
+    TooManyUnits,
+    /// A hidden unit has not one weight for each feature.
+    Weights,
     /// More than [`MAX_KNOTS`] knots.
     TooManyKnots,
     /// A feature has two weights.
@@ -192,8 +200,12 @@ impl Hash for Finite {
 impl fmt::Display for LearnedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("a learned rule needs a feature, and a map a knot"),
-            Self::TooManyFeatures => write!(f, "more than {MAX_FEATURES} features"),
+            Self::Empty => f.write_str("a learned rule needs a feature, a network a unit, and a map a knot"),
+            Self::TooManyFeatures => {
+                write!(f, "more than {MAX_FEATURES} features, or {MAX_MLP_FEATURES} of a network")
+            }
+            Self::TooManyUnits => write!(f, "more than {MAX_MLP_UNITS} hidden units"),
+            Self::Weights => f.write_str("a hidden unit needs one weight for each feature"),
             Self::TooManyKnots => write!(f, "more than {MAX_KNOTS} knots"),
             Self::DuplicateFeature(feature) => write!(f, "feature `{feature}` has two weights"),
             Self::NotFinite => f.write_str("a weight or knot is not a finite number"),

@@ -1,7 +1,7 @@
 //! The decision while the answer is still being written.
 
 use crate::aggregate::Aggregate;
-use crate::policy::{Policy, decide};
+use crate::policy::{EarlyBound, Policy, decide};
 use crate::rule::Rule;
 use crate::signals::TokenSignals;
 use crate::threshold::Threshold;
@@ -12,11 +12,13 @@ use crate::verdict::{Decision, Reason, Verdict};
 /// It is sound: it says [`Progress::Stop`] only if no completion within `max_tokens` would be kept, because
 /// the answer is unscorable already or because [`Rule::ceiling`] (the proof is there) is below the threshold.
 /// With early deferral an answer gets the same verdict as without, keep or not; only the tokens that nobody
-/// would have read are saved.
+/// would have read are saved. An [`EarlyBound`] of the policy gives up some of that for more tokens saved: how much is for
+/// its calibration to say.
 #[derive(Debug, Clone)]
 pub struct Monitor {
     rule: Rule,
     threshold: Threshold,
+    early: Option<EarlyBound>,
     max_tokens: u32,
     answer: Aggregate,
     stopped: bool,
@@ -40,7 +42,8 @@ impl Monitor {
     #[must_use]
     pub fn new<const TASKS: usize>(policy: &Policy<TASKS>, task: Option<&str>, max_tokens: u32) -> Self {
         let threshold = policy.threshold_for(task);
-        Self { rule: policy.rule(), threshold, max_tokens, answer: Aggregate::new(), stopped: false }
+        let (rule, early) = (policy.rule(), policy.early_bound());
+        Self { rule, threshold, early, max_tokens, answer: Aggregate::new(), stopped: false }
     }
 
     /// Adds the next token. Once it said [`Progress::Stop`] it says so for good.
@@ -49,7 +52,7 @@ impl Monitor {
         let more_to_come = self.answer.count() < self.max_tokens;
         if more_to_come && !self.stopped {
             let ceiling = self.rule.ceiling(&self.answer, self.max_tokens);
-            self.stopped = !ceiling.is_some_and(|score| self.threshold.keeps(score));
+            self.stopped = !ceiling.is_some_and(|score| self.threshold.keeps(score)) || self.is_hopeless();
         }
         if self.stopped { Progress::Stop } else { Progress::Continue }
     }
@@ -58,10 +61,19 @@ impl Monitor {
     #[must_use]
     pub fn decide(&self) -> Decision {
         let mut decision = decide(self.rule, self.threshold, &self.answer);
-        if self.stopped && decision.verdict == Verdict::Defer(Reason::LowConfidence) {
+        // Where a calibrated bound stopped it, the words so far may even be above the threshold: they are no answer.
+        if self.stopped && matches!(decision.verdict, Verdict::Keep | Verdict::Defer(Reason::LowConfidence)) {
             decision.verdict = Verdict::Defer(Reason::EarlyLowConfidence);
         }
         decision
+    }
+
+    /// Whether the calibrated bound says that this answer will be deferred.
+    fn is_hopeless(&self) -> bool {
+        self.early.is_some_and(|early| {
+            self.answer.count() >= early.after_tokens
+                && self.rule.score(&self.answer).is_none_or(|score| !early.threshold.keeps(score))
+        })
     }
 
     /// What the tokens seen say together.
@@ -79,7 +91,7 @@ mod tests {
 
     use super::*;
     use crate::feature::Feature;
-    use crate::learned::{Linear, PiecewiseLinear};
+    use crate::learned::{Linear, Mlp, MlpUnit, PiecewiseLinear};
     use crate::rule::Percent;
 
     fn token(log_probability: f32) -> TokenSignals {
@@ -125,6 +137,23 @@ mod tests {
         assert_eq!(decide(2), Verdict::Defer(Reason::EarlyLowConfidence));
     }
 
+    #[test]
+    fn a_calibrated_bound_stops_what_could_still_be_kept() {
+        let early = EarlyBound { after_tokens: 2, threshold: Threshold::new(-2.0).unwrap() };
+        let policy: Policy = Policy::new(Rule::ChowAverage, Threshold::new(-1.0).unwrap());
+        let stops = |policy: &Policy, stream: &[f32]| {
+            let mut monitor = Monitor::new(policy, None, 100);
+            let stopped = stream.iter().position(|&x| monitor.observe(token(x)) == Progress::Stop);
+            (stopped, monitor.decide().verdict)
+        };
+        assert_eq!(stops(&policy, &[-4.0, -4.0]).0, None, "98 certain tokens would save it");
+        let policy = policy.with_early_bound(early);
+        let deferred = Verdict::Defer(Reason::EarlyLowConfidence);
+        assert_eq!(stops(&policy, &[-4.0, -4.0]), (Some(1), deferred), "not before the second token");
+        assert_eq!(stops(&policy, &[-4.0, 0.0, 0.0, 0.0]), (None, Verdict::Keep), "at the bound");
+        assert_eq!(stops(&policy, &[-4.5, 0.0, 0.0, 0.0, 0.0]).0, Some(1));
+    }
+
     fn rules() -> impl Strategy<Value = Rule> {
         prop_oneof![
             Just(Rule::ChowAverage),
@@ -136,7 +165,9 @@ mod tests {
             Just(Rule::MeanMargin),
             linear().prop_map(Rule::Linear),
             (linear(), map()).prop_map(|(linear, map)| Rule::Calibrated { linear, map }),
-            (linear(), linear()).prop_map(|(small, large)| Rule::Benefit { small, large }),
+            (linear(), linear(), any::<bool>()).prop_map(|(one, other, bent)| {
+                if bent { Rule::Mlp(network(one, other)) } else { Rule::Benefit { small: one, large: other } }
+            }),
         ]
     }
 
@@ -160,6 +191,16 @@ mod tests {
             weights.truncate(distinct.unwrap_or(weights.len()));
             Linear::new(intercept, &weights).unwrap()
         })
+    }
+
+    /// Two hidden units that read what the first rule reads, one with its weights and one with the second's first one.
+    fn network(first: Linear, second: Linear) -> Mlp {
+        let (features, weights): (Vec<Feature>, Vec<f32>) = first.weights().unzip();
+        let slope = second.weights().next().map_or(1.0, |(_, weight)| weight);
+        let other = std::vec![slope; weights.len()];
+        let units = [(first.intercept(), &weights, 1.5), (second.intercept(), &other, slope)];
+        let units = units.map(|(intercept, weights, output)| MlpUnit { intercept, weights, output });
+        Mlp::new(&features, units, 0.5).unwrap()
     }
 
     fn map() -> impl Strategy<Value = PiecewiseLinear> {

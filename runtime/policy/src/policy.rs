@@ -12,7 +12,7 @@ use crate::verdict::{Decision, Reason, Verdict};
 /// A deferral rule with its thresholds, for up to `TASKS` tasks of their own.
 ///
 /// Through serde: `{"rule": "chow-average", "default": -0.5, "tasks": {"alarm": -0.1}}`, where `tasks` may be
-/// left out. Unknown fields, duplicate tasks, too many of them and names that are empty or too long are
+/// left out, as may `"early": {"after_tokens": 4, "threshold": -3}`. Unknown fields, duplicate tasks, too many of them and names that are empty or too long are
 /// errors.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
@@ -22,6 +22,19 @@ pub struct Policy<const TASKS: usize = 16> {
     default_threshold: Threshold,
     #[cfg_attr(feature = "serde", serde(default, with = "tasks"))]
     tasks: LinearMap<TaskName, Threshold, TASKS>,
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    early: Option<EarlyBound>,
+}
+
+/// Calibrated early deferral: once an answer has so many tokens and a score below this, it is deferred, though a perfect
+/// rest might still save it. The bound is for all tasks; the share of answers lost to it is its calibration's to promise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+pub struct EarlyBound {
+    /// Not before this many tokens.
+    pub after_tokens: u32,
+    /// Goes on if the score of the tokens so far is at or above this.
+    pub threshold: Threshold,
 }
 
 /// The name of a task: 1 to [`TaskName::MAX_BYTES`] bytes.
@@ -52,7 +65,7 @@ impl<const TASKS: usize> Policy<TASKS> {
     /// A policy with one threshold for every task.
     #[must_use]
     pub fn new(rule: Rule, default_threshold: Threshold) -> Self {
-        Self { rule, default_threshold, tasks: LinearMap::new() }
+        Self { rule, default_threshold, tasks: LinearMap::new(), early: None }
     }
 
     /// The same policy with a threshold for one task.
@@ -62,6 +75,19 @@ impl<const TASKS: usize> Policy<TASKS> {
     pub fn with_task(mut self, name: &str, threshold: Threshold) -> Result<Self, PolicyError> {
         add(&mut self.tasks, TaskName::new(name)?, threshold)?;
         Ok(self)
+    }
+
+    /// The same policy with calibrated early deferral.
+    #[must_use]
+    pub fn with_early_bound(mut self, early: EarlyBound) -> Self {
+        self.early = Some(early);
+        self
+    }
+
+    /// When the monitor gives up although an answer could still be kept, if ever.
+    #[must_use]
+    pub fn early_bound(&self) -> Option<EarlyBound> {
+        self.early
     }
 
     /// How answers are scored.
@@ -86,6 +112,21 @@ impl<const TASKS: usize> Policy<TASKS> {
     /// The tasks with thresholds of their own, in the order they were added.
     pub fn tasks(&self) -> impl Iterator<Item = (&str, Threshold)> {
         self.tasks.iter().map(|(name, threshold)| (name.as_str(), *threshold))
+    }
+
+    #[cfg(feature = "postcard")]
+    pub(crate) fn into_parts(self) -> (Rule, Threshold, LinearMap<TaskName, Threshold, TASKS>, Option<EarlyBound>) {
+        (self.rule, self.default_threshold, self.tasks, self.early)
+    }
+
+    #[cfg(feature = "postcard")]
+    pub(crate) fn from_parts(
+        rule: Rule,
+        default_threshold: Threshold,
+        tasks: LinearMap<TaskName, Threshold, TASKS>,
+        early: Option<EarlyBound>,
+    ) -> Self {
+        Self { rule, default_threshold, tasks, early }
     }
 
     /// The decision about a finished answer.
@@ -166,22 +207,27 @@ impl core::error::Error for PolicyError {}
 
 /// The map of tasks in serde's terms. The map's own implementation would let the last of two duplicates win.
 #[cfg(feature = "serde")]
-mod tasks {
+pub(crate) mod tasks {
     use core::fmt;
 
     use heapless::LinearMap;
     use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
-    use serde::ser::Serializer;
+    use serde::ser::{SerializeMap as _, Serializer};
 
     use super::{TaskName, Threshold, add};
 
     type Tasks<const TASKS: usize> = LinearMap<TaskName, Threshold, TASKS>;
 
-    pub(super) fn serialize<S: Serializer, const TASKS: usize>(tasks: &Tasks<TASKS>, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_map(tasks.iter().map(|(name, threshold)| (name.as_str(), threshold)))
+    pub(crate) fn serialize<S: Serializer, const TASKS: usize>(tasks: &Tasks<TASKS>, s: S) -> Result<S::Ok, S::Error> {
+        // Said beforehand, because binary formats want it and the map's iterator does not know it.
+        let mut map = s.serialize_map(Some(tasks.len()))?;
+        for (name, threshold) in tasks {
+            map.serialize_entry(name.as_str(), threshold)?;
+        }
+        map.end()
     }
 
-    pub(super) fn deserialize<'de, D, const TASKS: usize>(deserializer: D) -> Result<Tasks<TASKS>, D::Error>
+    pub(crate) fn deserialize<'de, D, const TASKS: usize>(deserializer: D) -> Result<Tasks<TASKS>, D::Error>
     where
         D: Deserializer<'de>,
     {

@@ -5,7 +5,7 @@ use core::str::FromStr;
 
 use crate::aggregate::Aggregate;
 use crate::feature::Feature;
-use crate::learned::{Linear, PiecewiseLinear, sigmoid};
+use crate::learned::{Linear, Mlp, PiecewiseLinear, sigmoid};
 
 /// A deferral rule maps the aggregates of an answer to one score; higher means keep.
 ///
@@ -51,6 +51,8 @@ pub enum Rule {
         /// Log-odds of the large model.
         large: Linear,
     },
+    /// Log-odds that the answer is right, learned by a network with one small hidden layer.
+    Mlp(Mlp),
 }
 
 /// What a rule says about an answer: finite, higher means keep. In nats for a rule that is one feature, log-odds, a
@@ -92,6 +94,7 @@ impl Rule {
             Self::Benefit { small, large } => {
                 sigmoid(small.log_odds(&mut feature)?) - sigmoid(large.log_odds(&mut feature)?)
             }
+            Self::Mlp(mlp) => mlp.log_odds(feature)?,
             of_one => feature(of_one.feature()?)?,
         };
         score.is_finite().then_some(Score(score))
@@ -110,6 +113,7 @@ impl Rule {
             Self::Calibrated { linear, map } => map.at(linear.ceiling(answer, max_tokens)?),
             Self::Benefit { .. } if answer.count() < max_tokens => self.score(answer).map(|_| 1.0)?,
             Self::Benefit { .. } => return self.score(answer),
+            Self::Mlp(mlp) => mlp.ceiling(answer, max_tokens)?,
             of_one => of_one.feature()?.ceiling(answer, max_tokens)?,
         };
         Some(Score(ceiling))
@@ -123,7 +127,8 @@ impl Rule {
             _ => (None, None),
         };
         let learned = [first, second].into_iter().flatten().flat_map(|linear| linear.weights().map(|(name, _)| name));
-        self.feature().into_iter().chain(learned)
+        let network = if let Self::Mlp(mlp) = self { Some(mlp) } else { None };
+        self.feature().into_iter().chain(learned).chain(network.into_iter().flat_map(Mlp::features))
     }
 
     /// The one feature that the rule is; `None` for learned rules.
@@ -136,7 +141,7 @@ impl Rule {
             Self::Quantile(level) => Feature::Quantile(*level),
             Self::MeanEntropy => Feature::MeanEntropy,
             Self::MeanMargin => Feature::MeanMargin,
-            Self::Linear(_) | Self::Calibrated { .. } | Self::Benefit { .. } => return None,
+            Self::Linear(_) | Self::Calibrated { .. } | Self::Benefit { .. } | Self::Mlp(_) => return None,
         })
     }
 }
@@ -207,6 +212,7 @@ impl fmt::Display for Rule {
             Self::Linear(_) => f.pad("linear"),
             Self::Calibrated { .. } => f.pad("calibrated"),
             Self::Benefit { .. } => f.pad("benefit"),
+            Self::Mlp(_) => f.pad("mlp"),
             of_one => of_one.feature().map_or(Ok(()), |feature| feature.fmt(f)),
         }
     }
@@ -243,6 +249,7 @@ mod tests {
     use std::string::ToString;
 
     use super::*;
+    use crate::learned::MlpUnit;
     use crate::signals::TokenSignals;
 
     const RULES: [Rule; 7] = [
@@ -295,6 +302,14 @@ mod tests {
         assert_eq!(ceiling(Rule::Linear(linear), 8), 3.0 - 0.25 - 0.375, "six more certain tokens");
         assert_eq!(ceiling(Rule::Linear(large), 8), f32::MAX, "a minimum that sinks raises the score");
         assert_eq!(ceiling(Rule::Benefit { small: linear, large }, 8), 1.0);
+        // One unit for the average, bent at -1.5, and one against the minimum.
+        let features = [Feature::ChowAverage, Feature::Minimum];
+        let unit = |intercept, weights, output| MlpUnit { intercept, weights, output };
+        let mlp = Mlp::new(&features, [unit(1.5, &[1.0, 0.0], 4.0), unit(0.5, &[0.0, -1.0], -2.0)], 0.25).unwrap();
+        assert_eq!(score(Rule::Mlp(mlp)), 0.25 - 2.0 * 3.5, "the first unit is silent");
+        assert_eq!(ceiling(Rule::Mlp(mlp), 2), 0.25 - 2.0 * 3.5);
+        assert_eq!(ceiling(Rule::Mlp(mlp), 8), 0.25 + 4.0 - 7.0, "the average may rise to -0.5");
+        assert!(Rule::Mlp(mlp).features().eq(features));
         assert_eq!(Rule::Linear(linear).score(&Aggregate::new()), None);
         assert_eq!(Rule::Linear(linear).to_string(), "linear");
         assert!(Rule::Linear(linear).features().eq([Feature::ChowAverage, Feature::MeanEntropy]));

@@ -40,6 +40,8 @@ pub enum SignalError {
         /// The first such token's id.
         token: usize,
     },
+    /// The scale of 8-bit logits is negative, not a number, or so large that a logit is not finite.
+    Scale,
 }
 
 impl TokenSignals {
@@ -55,6 +57,23 @@ impl TokenSignals {
     /// # Errors
     /// [`SignalError`] if there are fewer than two logits, one of them is not finite, or `token` is not among them.
     pub fn from_logits(logits: &[f32], token: usize) -> Result<Self, SignalError> {
+        Self::of(logits, 1.0, token)
+    }
+
+    /// Signals of `token` where the logits are `scale * q`, with `logits` `q` of shape `[vocabulary]`: the very bits of
+    /// [`TokenSignals::from_logits`] on these products, each rounded to `f32` once. A zero point of the quantization may be
+    /// left out, because a distribution does not change when all logits move alike.
+    ///
+    /// # Errors
+    /// [`SignalError`] if there are fewer than two logits, `token` is not among them, or `scale` is none.
+    pub fn from_int8_logits(logits: &[i8], scale: f32, token: usize) -> Result<Self, SignalError> {
+        if !(0.0..=f32::MAX / 128.0).contains(&scale) {
+            return Err(SignalError::Scale);
+        }
+        Self::of(logits, scale, token)
+    }
+
+    fn of<L: Logit>(logits: &[L], scale: f32, token: usize) -> Result<Self, SignalError> {
         let vocabulary = logits.len();
         if vocabulary < 2 {
             return Err(SignalError::TooFewLogits { count: vocabulary });
@@ -62,11 +81,11 @@ impl TokenSignals {
         let Some(&chosen) = logits.get(token) else {
             return Err(SignalError::TokenOutOfRange { token, vocabulary });
         };
-        let [largest, second] = two_largest(logits)?;
-        let Moments { z, w } = Moments::of(logits, largest);
+        let [largest, second] = two_largest(logits, scale)?;
+        let Moments { z, w } = Moments::of(logits, scale, largest);
         let log_z = libm::log(z);
         Ok(Self {
-            log_probability: saturate(f64::from(chosen) - f64::from(largest) - log_z),
+            log_probability: saturate(f64::from(chosen.value(scale)) - f64::from(largest) - log_z),
             margin: saturate(f64::from(largest) - f64::from(second)),
             entropy: saturate(log_z - w / z),
         })
@@ -82,6 +101,25 @@ impl TokenSignals {
     }
 }
 
+/// A logit as a model computes it: `f32`, or 8 bits that count in units of a scale.
+trait Logit: Copy {
+    fn value(self, scale: f32) -> f32;
+}
+
+impl Logit for f32 {
+    #[inline]
+    fn value(self, _scale: f32) -> f32 {
+        self
+    }
+}
+
+impl Logit for i8 {
+    #[inline]
+    fn value(self, scale: f32) -> f32 {
+        f32::from(self) * scale
+    }
+}
+
 /// The nearest `f32`, the largest finite one in place of an infinity.
 fn saturate(value: f64) -> f32 {
     value.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
@@ -92,19 +130,19 @@ fn saturate(value: f64) -> f32 {
 const LANES: usize = 8;
 
 /// The largest and the second largest logit (equal on a tie).
-fn two_largest(logits: &[f32]) -> Result<[f32; 2], SignalError> {
+fn two_largest<L: Logit>(logits: &[L], scale: f32) -> Result<[f32; 2], SignalError> {
     let mut lanes = [Largest::NONE; LANES];
     let (chunks, rest) = logits.as_chunks::<LANES>();
     for chunk in chunks {
         for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            lane.take(x);
+            lane.take(x.value(scale));
         }
     }
     for (lane, &x) in lanes.iter_mut().zip(rest) {
-        lane.take(x);
+        lane.take(x.value(scale));
     }
     if lanes.iter().any(|lane| lane.poison != 0.0) {
-        let token = logits.iter().position(|x| !x.is_finite()).unwrap_or_default();
+        let token = logits.iter().position(|x| !x.value(scale).is_finite()).unwrap_or_default();
         return Err(SignalError::NotFinite { token });
     }
     let mut all = Largest::NONE;
@@ -143,16 +181,16 @@ struct Moments {
 }
 
 impl Moments {
-    fn of(logits: &[f32], largest: f32) -> Self {
+    fn of<L: Logit>(logits: &[L], scale: f32, largest: f32) -> Self {
         let mut lanes = [Self { z: 0.0, w: 0.0 }; LANES];
         let (chunks, rest) = logits.as_chunks::<LANES>();
         for chunk in chunks {
             for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                lane.take(x - largest);
+                lane.take(x.value(scale) - largest);
             }
         }
         for (lane, &x) in lanes.iter_mut().zip(rest) {
-            lane.take(x - largest);
+            lane.take(x.value(scale) - largest);
         }
         lanes.into_iter().fold(Self { z: 0.0, w: 0.0 }, |sum, lane| Self { z: sum.z + lane.z, w: sum.w + lane.w })
     }
@@ -202,6 +240,7 @@ impl fmt::Display for SignalError {
                 write!(f, "token {token} is not in a vocabulary of {vocabulary}")
             }
             Self::NotFinite { token } => write!(f, "the logit of token {token} is not finite"),
+            Self::Scale => f.write_str("the scale of the logits is negative, not a number, or too large"),
         }
     }
 }
@@ -269,6 +308,17 @@ mod tests {
     }
 
     #[test]
+    fn scales_that_are_none_are_refused() {
+        let of = |scale| TokenSignals::from_int8_logits(&[-128, 127, 0], scale, 1);
+        for scale in [-0.5, f32::NAN, f32::INFINITY, f32::MAX] {
+            assert_eq!(of(scale), Err(SignalError::Scale));
+        }
+        assert_eq!(of(0.0).map(|signals| signals.margin), Ok(0.0), "all alike");
+        assert_eq!(of(f32::MAX / 128.0).map(|signals| signals.is_valid()), Ok(true));
+        assert_eq!(TokenSignals::from_int8_logits(&[1], 1.0, 0), Err(SignalError::TooFewLogits { count: 1 }));
+    }
+
+    #[test]
     fn values_beyond_f32_saturate() {
         let signals = TokenSignals::from_logits(&[f32::MAX, f32::MIN], 1).unwrap();
         let expected = TokenSignals { log_probability: f32::MIN, margin: f32::MAX, entropy: 0.0 };
@@ -306,6 +356,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn logits_of_8_bits_are_those_they_stand_for(
+            logits in prop::collection::vec(any::<i8>(), 2..100),
+            scale in 0.0..4.0_f32,
+            token in any::<prop::sample::Index>(),
+        ) {
+            let token = token.index(logits.len());
+            let floats: Vec<f32> = logits.iter().map(|&q| f32::from(q) * scale).collect();
+            let expected = TokenSignals::from_logits(&floats, token).unwrap();
+            prop_assert_eq!(TokenSignals::from_int8_logits(&logits, scale, token), Ok(expected));
+        }
+
         #[test]
         fn signals_agree_with_double_precision(
             logits in prop::collection::vec(-50.0..50.0_f32, 2..400),

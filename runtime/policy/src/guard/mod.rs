@@ -5,6 +5,10 @@
 
 mod breaker;
 mod bucket;
+mod connectivity;
+mod gate;
 
 pub use breaker::{BreakerState, CircuitBreaker};
 pub use bucket::TokenBucket;
+pub use connectivity::Connectivity;
+pub use gate::{Gate, PrivacyClass};

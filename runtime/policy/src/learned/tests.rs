@@ -53,6 +53,22 @@ fn what_is_no_rule_is_refused() {
 }
 
 #[test]
+fn what_is_no_network_is_refused() {
+    let feature = Feature::Minimum;
+    let unit = |weights| MlpUnit { intercept: 0.0, weights, output: 1.0 };
+    let mlp = |features: &[Feature], units: &[MlpUnit<'_>]| Mlp::new(features, units.iter().copied(), 0.0);
+    assert!(mlp(&[feature], &[unit(&[1.0]); MAX_MLP_UNITS]).is_ok());
+    assert_eq!(mlp(&[], &[unit(&[])]), Err(LearnedError::Empty));
+    assert_eq!(mlp(&[feature], &[]), Err(LearnedError::Empty));
+    assert_eq!(mlp(&[feature; 2], &[unit(&[1.0; 2])]), Err(LearnedError::DuplicateFeature(feature)));
+    assert_eq!(mlp(&[feature], &[unit(&[1.0; 2])]), Err(LearnedError::Weights));
+    assert_eq!(mlp(&[feature], &[unit(&[1.0]); MAX_MLP_UNITS + 1]), Err(LearnedError::TooManyUnits));
+    assert_eq!(mlp(&[feature], &[unit(&[f32::NAN])]), Err(LearnedError::NotFinite));
+    let many: Vec<Feature> = (0..9).map(decile).collect();
+    assert_eq!(mlp(&many, &[unit(&[1.0; 9])]), Err(LearnedError::TooManyFeatures));
+}
+
+#[test]
 fn sigmoid_agrees_with_double_precision() {
     for step in -4000..=4000 {
         let z = step as f32 / 40.0;

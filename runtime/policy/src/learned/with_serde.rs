@@ -1,4 +1,5 @@
-//! `{"intercept": 2.5, "weights": {"quantile-10": 0.5}}` and `{"scores": [-1, 0], "values": [0.2, 0.9]}`.
+//! `{"intercept": 2.5, "weights": {"quantile-10": 0.5}}`, `{"scores": [-1, 0], "values": [0.2, 0.9]}` and
+//! `{"features": ["minimum"], "units": [{"intercept": 1, "weights": [0.5], "output": -2}], "bias": 0.25}`.
 
 use core::fmt;
 
@@ -6,7 +7,10 @@ use heapless::Vec;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
-use super::{Feature, LearnedError, Linear, MAX_FEATURES, MAX_KNOTS, PiecewiseLinear};
+use super::{
+    Feature, LearnedError, Linear, MAX_FEATURES, MAX_KNOTS, MAX_MLP_FEATURES, MAX_MLP_UNITS, Mlp, MlpUnit,
+    PiecewiseLinear,
+};
 
 impl Serialize for Linear {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -115,5 +119,42 @@ impl<'de> Deserialize<'de> for PiecewiseLinear {
         }
         let knots: Vec<(f32, f32), MAX_KNOTS> = scores.into_iter().zip(values).collect();
         Self::new(&knots).map_err(D::Error::custom)
+    }
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Network {
+    features: Vec<Word, MAX_MLP_FEATURES>,
+    units: Vec<NetworkUnit, MAX_MLP_UNITS>,
+    bias: f32,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkUnit {
+    intercept: f32,
+    weights: Vec<f32, MAX_MLP_FEATURES>,
+    output: f32,
+}
+
+impl Serialize for Mlp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (units, bias) = self.written();
+        let units =
+            units.map(|(intercept, weights, output)| NetworkUnit { intercept, weights: weights.collect(), output });
+        Network { features: self.features().map(Word).collect(), units: units.collect(), bias }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mlp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Network { features, units, bias } = Network::deserialize(deserializer)?;
+        let features: Vec<Feature, MAX_MLP_FEATURES> = features.into_iter().map(|Word(feature)| feature).collect();
+        let units = units.iter().map(|unit| {
+            let NetworkUnit { intercept, weights, output } = unit;
+            MlpUnit { intercept: *intercept, weights, output: *output }
+        });
+        Self::new(&features, units, bias).map_err(D::Error::custom)
     }
 }

@@ -1,15 +1,21 @@
-//! Ten thousand answers made of nothing but an index, and what the policy says about each.
+//! Twelve thousand answers made of nothing but an index, and what the policy says about each.
 //!
 //! Shared by the test on the host, the example that writes `verdicts.bin`, and the program for the microcontroller.
 //! `core` only; all numbers are made with exact or correctly rounded operations.
 
-use margay_policy::{Decision, Monitor, Percent, Policy, Progress, Reason, Rule, Threshold, TokenSignals, Verdict};
+use margay_policy::{
+    Decision, EarlyBound, Feature, Linear, Mlp, MlpUnit, Monitor, Percent, PiecewiseLinear, Policy, Progress, Reason,
+    Rule, Threshold, TokenSignals, Verdict,
+};
 
 /// Number of streams.
-pub(crate) const STREAMS: u32 = 10_000;
+pub(crate) const STREAMS: u32 = 12_000;
 
 /// From this one on they have 100 000 tokens: one scored by a sum, one by a quantile.
-const LONG: u32 = STREAMS - 2;
+const LONG: u32 = LEARNED - 2;
+
+/// From this one on rules are learned, logits have 8 bits, and there may be a calibrated bound for early deferral.
+const LEARNED: u32 = 10_000;
 
 /// Bytes kept of each stream: score bits (4, little-endian; all ones for none), verdict (1), digest (3).
 ///
@@ -71,12 +77,17 @@ enum Kind {
     Spoilt,
     /// Signals of drawn logits: goes through `exp` and `ln`.
     Logits,
+    /// The same of logits in 8 bits.
+    SmallLogits,
 }
 
 impl Stream {
     fn new(index: u32) -> Self {
         let mut random = Xorshift::new(index);
         let (kind, length) = match index % 16 {
+            2 if index >= LEARNED => (Kind::Spoilt, 1 + random.below(40)),
+            0..6 if index >= LEARNED => (Kind::Drawn, random.below(80)),
+            _ if index >= LEARNED => (Kind::SmallLogits, 1 + random.below(12)),
             _ if index >= LONG => (Kind::Drawn, 100_000),
             0 if index.is_multiple_of(64) => (Kind::Drawn, 0),
             0 | 1 => (Kind::Drawn, 1),
@@ -91,6 +102,9 @@ impl Stream {
 
     /// Every rule in turn, with a threshold in the midst of its scores, or at either end.
     fn policy(&mut self) -> Policy<1> {
+        if self.index >= LEARNED {
+            return self.learned_policy();
+        }
         let level = Percent::new(self.random.below(101) as u8);
         let turn = if self.index >= LONG { 4 * (self.index - LONG) } else { self.index / 16 % 7 };
         let scale = if self.kind == Kind::Logits { 2.0 } else { 1.0 };
@@ -111,10 +125,66 @@ impl Stream {
         Policy::new(rule, threshold)
     }
 
+    /// A learned rule with drawn weights, of each kind in turn, and a threshold where its scores may be.
+    fn learned_policy(&mut self) -> Policy<1> {
+        let (small, large) = (self.linear(), self.linear());
+        let rule = match (self.index / 16 % 4, small, large) {
+            (0, Some(linear), _) => Rule::Linear(linear),
+            (1, Some(linear), _) => self.map().map_or(Rule::ChowSum, |map| Rule::Calibrated { linear, map }),
+            (2, Some(small), Some(large)) => Rule::Benefit { small, large },
+            _ => self.network().map_or(Rule::ChowSum, Rule::Mlp),
+        };
+        let scale = if matches!(rule, Rule::Linear(_) | Rule::Mlp(_)) { 4.0 } else { 1.0 };
+        let threshold = |unit: f32| Threshold::new(scale * (2.0 * unit - 1.0)).unwrap_or(Threshold::DEFER_ALL);
+        let policy = Policy::new(rule, threshold(self.random.unit()));
+        if self.random.below(4) > 0 {
+            return policy;
+        }
+        let early = EarlyBound { after_tokens: self.random.below(8), threshold: threshold(self.random.unit() - 0.5) };
+        policy.with_early_bound(early)
+    }
+
+    fn features(&mut self) -> [Feature; 4] {
+        let level = Percent::new(self.random.below(101) as u8).map_or(Feature::Minimum, Feature::Quantile);
+        let last = [Feature::MeanEntropy, Feature::MeanMargin, Feature::FirstToken][self.random.below(3) as usize];
+        [Feature::ChowAverage, level, Feature::ChowSum, last]
+    }
+
+    /// Mostly such that worse answers score lower, as fitted rules do.
+    fn weight(&mut self) -> f32 {
+        2.0 * self.random.unit() - 0.25
+    }
+
+    fn linear(&mut self) -> Option<Linear> {
+        let weights = self.features().map(|feature| (feature, self.weight()));
+        Linear::new(4.0 * self.random.unit(), &weights[..1 + self.random.below(4) as usize]).ok()
+    }
+
+    fn map(&mut self) -> Option<PiecewiseLinear> {
+        let mut knots = [(-6.0_f32, -1.0_f32); 6];
+        for at in 1..knots.len() {
+            let (score, value) = knots[at - 1];
+            knots[at] = (score + 0.25 + 4.0 * self.random.unit(), value + 0.5 * self.random.unit());
+        }
+        PiecewiseLinear::new(&knots).ok()
+    }
+
+    fn network(&mut self) -> Option<Mlp> {
+        let features = self.features();
+        let mut weights = [[0.0_f32; 4]; 5];
+        weights.iter_mut().flatten().for_each(|weight| *weight = self.weight());
+        let mut unit = |weights| {
+            let (intercept, output) = (6.0 * self.random.unit() - 1.0, self.weight());
+            MlpUnit { intercept, weights, output }
+        };
+        let units = [unit(&weights[0]), unit(&weights[1]), unit(&weights[2]), unit(&weights[3]), unit(&weights[4])];
+        Mlp::new(&features, units, -2.0 * self.random.unit()).ok()
+    }
+
     /// Tight, so that early deferral has its chance, or without any bound.
     fn max_tokens(&mut self) -> u32 {
         match self.random.below(3) {
-            _ if self.index >= LONG => u32::MAX,
+            _ if (LONG..LEARNED).contains(&self.index) => u32::MAX,
             0 => self.length,
             1 => self.length + self.random.below(20),
             _ => u32::MAX,
@@ -126,8 +196,10 @@ impl Stream {
             return None;
         }
         self.position += 1;
-        if self.kind == Kind::Logits {
-            return Some(self.of_logits());
+        match self.kind {
+            Kind::Logits => return Some(self.of_logits()),
+            Kind::SmallLogits => return Some(self.of_small_logits()),
+            Kind::Drawn | Kind::Spoilt => {}
         }
         let mut signals = self.drawn();
         if self.kind == Kind::Spoilt && self.position == self.length / 2 + 1 {
@@ -175,11 +247,33 @@ impl Stream {
         if self.random.below(200) == 0 {
             logits[token] = f32::NAN;
         }
-        // What a caller does with malformed logits: the answer becomes unscorable.
-        let unscorable = TokenSignals { log_probability: f32::NAN, margin: f32::NAN, entropy: f32::NAN };
-        TokenSignals::from_logits(logits, token).unwrap_or(unscorable)
+        TokenSignals::from_logits(logits, token).unwrap_or(UNSCORABLE)
+    }
+
+    fn of_small_logits(&mut self) -> TokenSignals {
+        let mut logits = [0_i8; 40];
+        let vocabulary = 2 + self.random.below(39) as usize;
+        let logits = &mut logits[..vocabulary];
+        for logit in logits.iter_mut() {
+            *logit = self.random.next() as i8;
+        }
+        let mut token = 0;
+        for id in 1..vocabulary {
+            if logits[id] > logits[token] {
+                token = id;
+            }
+        }
+        if self.random.below(8) == 0 {
+            token = self.random.below(vocabulary as u32) as usize;
+        }
+        let spread = [0.0, 1.0, 0.125, 0.01][self.random.below(4) as usize];
+        let scale = if self.random.below(200) == 0 { f32::NAN } else { spread * self.random.unit() };
+        TokenSignals::from_int8_logits(logits, scale, token).unwrap_or(UNSCORABLE)
     }
 }
+
+/// What a caller makes of malformed logits: the answer becomes unscorable.
+const UNSCORABLE: TokenSignals = TokenSignals { log_probability: f32::NAN, margin: f32::NAN, entropy: f32::NAN };
 
 /// Marsaglia's xorshift32 (2003), seeded through a multiplicative hash so that neighbours differ.
 struct Xorshift(u32);

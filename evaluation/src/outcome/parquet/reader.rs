@@ -95,6 +95,11 @@ impl ParquetReader {
             check_type(column).map_err(|error| error.at_column(column.name()))?;
         }
         for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
+            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            if start < 0 || column.compressed_size() < 0 {
+                let message = "is said to lie at a negative place of the file";
+                return Err(Error::new(ErrorKind::Value, message).at_column(column.column_path().string()));
+            }
             if column.uncompressed_size() > MAX_COLUMN_BYTES {
                 let message = format!("a row group is over the cap of {MAX_COLUMN_BYTES} bytes: write smaller ones");
                 return Err(Error::new(ErrorKind::TooLarge, message).at_column(column.column_path().string()));

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
-use margay::{Bundle, Engine, Message, Request};
+use margay::{Message, Request};
 
 use crate::console::Console;
 use crate::device::{DeviceArgs, json};
@@ -45,9 +45,7 @@ pub struct ChatArgs {
 /// [`Error`] naming the bundle, or why a prompt cannot be answered.
 pub fn chat(args: &ChatArgs, input: &mut dyn BufRead, console: &mut Console) -> Result<()> {
     let mut aside = console.aside();
-    library::prepare(&mut aside, "")?;
-    let bundle = Bundle::open(&args.bundle)?;
-    let engine = Engine::load(&bundle, args.device.options())?;
+    let (bundle, engine) = library::open(&args.bundle, args.device.options(), console)?;
     let policy = bundle.policy().map(|calibrated| &calibrated.policy);
     aside.line(format!("{}: /reset begins anew, /exit ends", bundle.manifest().name))?;
     let system: Vec<Message> = args.system.iter().map(Message::system).collect();

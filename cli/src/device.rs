@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use margay::device::{Available, EpPolicy, Outcome, Provider};
-use margay::{Bundle, DeviceOptions, Engine, Report};
+use margay::{DeviceOptions, Report};
 use serde::Serialize;
 
 use crate::console::Console;
@@ -32,7 +32,7 @@ pub struct DeviceArgs {
     /// Most bytes for weights, key-value buffers and prefix cache together
     #[arg(long, value_name = "BYTES")]
     pub memory_cap: Option<u64>,
-    /// Folder where providers keep compiled models between starts
+    /// Folder where compiled models and notes of canaries are kept between starts [default: in Margay's cache]
     #[arg(long, value_name = "DIR")]
     pub provider_cache: Option<PathBuf>,
 }
@@ -62,7 +62,7 @@ impl DeviceArgs {
             plugins: self.plugin.clone(),
             provider_options: self.provider_option.clone(),
             memory_cap: self.memory_cap,
-            cache_dir: self.provider_cache.clone(),
+            cache_dir: self.provider_cache.clone().or_else(library::device_cache),
             ..DeviceOptions::default()
         }
     }
@@ -107,7 +107,7 @@ pub fn devices(args: &DevicesArgs, console: &mut Console) -> Result<Devices> {
     let providers = Provider::ALL.into_iter().map(available).collect::<Result<Vec<_>>>()?;
     let options = DeviceOptions { count_nodes: true, ..args.device.options() };
     let report = match &args.bundle {
-        Some(bundle) => Some(Engine::load(&Bundle::open(bundle)?, options)?.report()),
+        Some(bundle) => Some(library::open(bundle, options, console)?.1.report()),
         None => None,
     };
     let devices = Devices { providers, report };

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use margay::policy::{Decision, TokenSignals};
 use margay::{
-    Bundle, Choice, ChooseOptions, Constraint, Engine, GenerateOptions, Generation, Message, Normalise, Overflow,
-    Request, Sampling, Timings,
+    Choice, ChooseOptions, Constraint, GenerateOptions, Generation, Message, Normalise, Overflow, Request, Sampling,
+    Timings,
 };
 use serde_json::{Value, json};
 
@@ -162,9 +162,7 @@ fn standard_input() -> Result<String> {
 /// [`Error`] naming the bundle, file or option.
 pub fn generate(args: &GenerateArgs, console: &mut Console) -> Result<()> {
     let request = args.request()?;
-    library::prepare(&mut console.aside(), "")?;
-    let bundle = Bundle::open(&args.bundle)?;
-    let engine = Engine::load(&bundle, args.device.options())?;
+    let (bundle, engine) = library::open(&args.bundle, args.device.options(), console)?;
     let policy = bundle.policy().map(|calibrated| &calibrated.policy);
     if !args.options.is_empty() {
         let normalise = if args.normalise { Normalise::Tokens } else { Normalise::Not };

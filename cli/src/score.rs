@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use clap::Args;
 use margay::policy::{Aggregate, Rule, TokenSignals};
-use margay::{Bundle, ChooseOptions, Engine, GenerateOptions, Normalise, Request};
+use margay::{ChooseOptions, Engine, GenerateOptions, Normalise, Request};
 use margay_evaluation::outcome::{Outcome, Table, Writer};
 use margay_trainer::quality::Metric;
 use serde::Deserialize;
@@ -46,7 +46,8 @@ pub struct ScoreArgs {
     /// Folder of the bundle
     #[arg(long, value_name = "DIR")]
     pub bundle: PathBuf,
-    /// Task file: JSON Lines with id, task, input, target and, if they are given, options, metric and references
+    /// Task file: JSON Lines with id, task, input, target and, if they are given, options, metric, references and answer (of a
+    /// worked solution: the number that it gives behind ####)
     #[arg(long, value_name = "FILE.jsonl")]
     pub data: PathBuf,
     /// Outcome table; rows that it has already are not asked again
@@ -94,6 +95,8 @@ struct Row {
     metric: Metric,
     #[serde(default)]
     references: Vec<String>,
+    /// What a worked solution comes to, where only that counts.
+    answer: Option<String>,
 }
 
 /// What came of a run.
@@ -113,11 +116,9 @@ pub struct Scored {
 /// [`Error`] naming the file and line; what was written so far stays and is gone on with.
 pub fn score(args: &ScoreArgs, console: &mut Console) -> Result<Scored> {
     let rows = read_rows(&args.data, args.limit)?;
-    library::prepare(&mut console.aside(), "")?;
-    let bundle = Bundle::open(&args.bundle)?;
+    let (bundle, engine) = library::open(&args.bundle, args.device.options(), console)?;
     let model = args.model.clone().unwrap_or_else(|| bundle.manifest().name.clone());
     let (mut file, known) = open_table(&args.out, &model)?;
-    let engine = Engine::load(&bundle, args.device.options())?;
     let bar = console.bar("scoring", rows.len() as u64);
     let (mut asked, mut total) = (0, known.iter().map(|(_, quality)| quality).sum::<f64>());
     let known: HashSet<&str> = known.iter().map(|(query, _)| query.as_str()).collect();
@@ -245,8 +246,7 @@ fn ask(engine: &Engine, row: &Row, args: &ScoreArgs, model: &str) -> Result<Outc
         }
     };
     let latency = started.elapsed();
-    let references = if row.references.is_empty() { std::slice::from_ref(&row.target) } else { &row.references };
-    let mut outcome = Outcome::new(&row.id, model, row.metric.of(&answered.text, references));
+    let mut outcome = Outcome::new(&row.id, model, row.quality(&answered.text));
     outcome.task = Some(row.task.clone());
     outcome.split = args.split.clone().or_else(|| row.id.split('/').nth(1).map(str::to_owned));
     let seen = aggregate(&answered.signals);
@@ -263,6 +263,30 @@ fn ask(engine: &Engine, row: &Row, args: &ScoreArgs, model: &str) -> Result<Outc
     outcome.flops = Some(answered.computed as f64 * engine.manifest().model.flops_per_token as f64);
     outcome.answer_digest = Some(digest(&answered.text));
     Ok(outcome)
+}
+
+impl Row {
+    /// Quality of `text`, in [0, 1].
+    fn quality(&self, text: &str) -> f64 {
+        if let Some(answer) = &self.answer {
+            let number = result(text);
+            return f64::from(u8::from(!number.is_empty() && number == without_commas(answer.trim())));
+        }
+        let references = if self.references.is_empty() { std::slice::from_ref(&self.target) } else { &self.references };
+        self.metric.of(text, references)
+    }
+}
+
+/// The number behind the last `####` of a worked solution, without thousands' commas, as the authors of GSM8K take it
+/// (Cobbe et al., arXiv 2110.14168); empty if there is none.
+fn result(solution: &str) -> String {
+    let behind = solution.rsplit_once("####").map_or("", |(_, behind)| behind.trim_start());
+    let end = behind.find(|c: char| !(c.is_ascii_digit() || "-.,".contains(c))).unwrap_or(behind.len());
+    without_commas(&behind[..end]).trim_end_matches('.').to_owned()
+}
+
+fn without_commas(number: &str) -> String {
+    number.replace(',', "")
 }
 
 struct Answered {
@@ -285,4 +309,25 @@ fn aggregate(signals: &[TokenSignals]) -> Aggregate {
 fn digest(text: &str) -> String {
     let hex: String = Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_worked_solution_the_number_counts() {
+        let row = r#"{"id": "1", "task": "gsm8k", "input": "", "target": "6 x 12 = 72\n#### 1,072", "answer": "1072"}"#;
+        let row: Row = serde_json::from_str(row).unwrap();
+        for (text, quality) in [
+            ("so 2 + 2 = 4\n#### 1072", 1.0),
+            ("#### 5, no: #### 1,072.", 1.0),
+            ("#### 1072 clips", 1.0),
+            ("#### 10720", 0.0),
+            ("1072", 0.0),
+            ("####", 0.0),
+        ] {
+            assert_eq!(row.quality(text), quality, "{text}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ struct Answer {
 fn choices_are_as_likely_as_transformers_finds_them() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let golden: Golden = serde_json::from_slice(&fs::read(fixtures.join("choices.json")).unwrap()).unwrap();
-    assert!(golden.families.len() >= 4);
+    assert!(golden.families.contains_key("gemma3"));
     Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap().initialise().unwrap();
     let out = tempfile::tempdir().unwrap();
     let operators = [Operators::Fused, Operators::Standard];

@@ -44,6 +44,18 @@ impl GraphBuilder {
         name.into()
     }
 
+    /// A constant of 32-bit floats.
+    pub(crate) fn floats(&mut self, name: &str, shape: &[usize], values: Vec<f32>) -> String {
+        self.initializer(TensorProto {
+            name: Some(name.into()),
+            dims: shape.iter().map(|&d| d as i64).collect(),
+            data_type: Some(DataType::Float as i32),
+            float_data: values,
+            ..TensorProto::default()
+        });
+        name.into()
+    }
+
     /// A constant of one 32-bit float.
     pub(crate) fn number(&mut self, name: &str, value: f32) -> String {
         self.initializer(TensorProto {

@@ -156,8 +156,8 @@ impl Writer<'_> {
     fn norm_over(&mut self, name: &str, x: &str, size: usize) -> Result<String> {
         let mut scale = self.weights.tensor(&format!("model.{name}.weight"), &[size])?;
         scale.iter_mut().for_each(|weight| *weight += self.a.norm_offset());
-        let tensor = self.data.append(&format!("{name}.weight"), &[size], &scale)?;
-        let scale = self.initializer(tensor);
+        // Small enough to stand in the graph: a tensor beside it takes ONNX Runtime longer to open than to read.
+        let scale = self.graph.floats(&format!("{name}.weight"), &[size], scale);
         let (g, epsilon) = (&mut self.graph, self.a.rms_norm_eps as f32);
         if self.operators == Operators::Fused {
             let attributes = vec![int("axis", -1), float("epsilon", epsilon)];

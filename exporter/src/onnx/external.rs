@@ -73,18 +73,12 @@ impl ExternalData {
 
     /// The initializer for what was written since `offset`.
     fn initializer(&self, name: &str, shape: &[usize], element: DataType, offset: u64) -> TensorProto {
-        let length = self.offset - offset;
-        let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
         TensorProto {
             name: Some(name.into()),
             dims: shape.iter().map(|&d| d as i64).collect(),
             data_type: Some(element as i32),
             data_location: Some(DataLocation::External as i32),
-            external_data: vec![
-                entry("location", self.location.clone()),
-                entry("offset", offset.to_string()),
-                entry("length", length.to_string()),
-            ],
+            external_data: entries(&self.location, offset, self.offset - offset),
             ..TensorProto::default()
         }
     }
@@ -108,3 +102,34 @@ const PAGE: u64 = 4096;
 /// from the page before.
 const SMALL: usize = 1 << 20;
 const CACHE_LINE: u64 = 64;
+
+fn entries(location: &str, offset: u64, length: u64) -> Vec<StringStringEntryProto> {
+    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+    vec![
+        entry("location", location.to_owned()),
+        entry("offset", offset.to_string()),
+        entry("length", length.to_string()),
+    ]
+}
+
+/// Where a tensor lies in its file: offset and length, in bytes.
+pub(super) fn place(tensor: &TensorProto) -> Option<(u64, u64)> {
+    let number = |key| value(tensor, key)?.parse().ok();
+    Some((number("offset")?, number("length")?))
+}
+
+/// `length` bytes of the file that `of` lies in, as a tensor of bytes.
+pub(super) fn piece(name: String, of: &TensorProto, offset: u64, length: u64) -> TensorProto {
+    TensorProto {
+        name: Some(name),
+        dims: vec![length as i64],
+        data_type: Some(DataType::Uint8 as i32),
+        data_location: Some(DataLocation::External as i32),
+        external_data: entries(value(of, "location").unwrap_or_default(), offset, length),
+        ..TensorProto::default()
+    }
+}
+
+fn value<'a>(tensor: &'a TensorProto, key: &str) -> Option<&'a str> {
+    tensor.external_data.iter().find(|entry| entry.key.as_deref() == Some(key))?.value.as_deref()
+}

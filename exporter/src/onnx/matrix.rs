@@ -173,7 +173,7 @@ impl Writer<'_> {
         if !self.summed.insert(name.clone()) {
             return Ok(name);
         }
-        let (ones, block) = (format!("block_sums.{columns}"), matrix.scheme.block);
+        let (ones, block) = (format!("{BLOCK_SUMS}{columns}"), matrix.scheme.block);
         if self.summed.insert(ones.clone()) {
             let belongs = |index: usize| index / sums / block == index % sums;
             let bytes: Vec<u8> = (0..columns * sums).map(|index| u8::from(belongs(index))).collect();
@@ -204,6 +204,9 @@ impl Writer<'_> {
         Ok(Blocks { scheme: *scheme, codes, grid })
     }
 }
+
+/// How the matrices of ones are called that sum blocks.
+pub(super) const BLOCK_SUMS: &str = "block_sums.";
 
 /// Activations in 8 bits, block by block: the fastest of ONNX Runtime's kernels.
 const ACCURACY_LEVEL: i64 = 4;

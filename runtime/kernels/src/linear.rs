@@ -1,20 +1,22 @@
 //! The products that a decoder is made of, over whatever instructions there are.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use crate::activations::Scratch;
 use crate::blocks::{Blocks, ShapeError, expect};
+use crate::job::Job;
 
 #[cfg(target_arch = "x86_64")]
-use crate::avx512::{self as kernel, Kernel};
+use crate::{avx2::Avx2, avx512::Avx512};
 
-/// Proof that this processor has the instructions.
+/// The products in one kind of instructions, which this processor has.
 #[derive(Debug, Clone, Copy)]
-pub struct Linear {
+pub struct Linear(Instructions);
+
+#[derive(Debug, Clone, Copy)]
+enum Instructions {
     #[cfg(target_arch = "x86_64")]
-    kernel: Kernel,
-    #[cfg(not(target_arch = "x86_64"))]
-    kernel: std::convert::Infallible,
+    Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
 }
 
 /// Somebody with threads.
@@ -35,18 +37,24 @@ impl Parallel for Serial {
 }
 
 impl Linear {
-    /// `None` if this processor lacks the instructions.
+    /// The fastest that this processor has; `None` if it has none.
     #[must_use]
     pub fn new() -> Option<Self> {
+        Self::all().next()
+    }
+
+    /// All that this processor has, the fastest first.
+    pub fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        return Kernel::detect().map(|kernel| Self { kernel });
+        let all = [Avx512::detect().map(Instructions::Avx512), Avx2::detect().map(Instructions::Avx2)];
         #[cfg(not(target_arch = "x86_64"))]
-        None
+        let all: [Option<Instructions>; 0] = [];
+        all.into_iter().flatten().map(Self)
     }
 
     /// `out = x W^T`, plus `residual` if there is one, where W is the matrices of `weights` one below the other.
     ///
-    /// `x` is `[n, columns]`, `out` and `residual` are `[n, all rows]`.
+    /// `x` is `[n, inputs]`, `out` and `residual` are `[n, all rows]`.
     ///
     /// # Errors
     /// [`ShapeError`] if the shapes do not go together.
@@ -65,14 +73,13 @@ impl Linear {
         if let Some(residual) = residual {
             expect("residuals", Some(out.len()), residual.len())?;
         }
-        let job = kernel::Job::linear(weights, residual, out, outputs);
-        self.kernel.run(&job, x, rows, scratch, parallel);
+        self.run(&Job::linear(weights, residual, out, outputs), x, rows, scratch, parallel);
         Ok(())
     }
 
     /// `out = silu(x G^T) * (x U^T)` with `silu(v) = v / (1 + exp(-v))`: the first half of a gated feed-forward layer.
     ///
-    /// `x` is `[n, columns]`, `out` is `[n, rows]`.
+    /// `x` is `[n, inputs]`, `out` is `[n, rows]`.
     ///
     /// # Errors
     /// [`ShapeError`] if the shapes do not go together.
@@ -88,9 +95,21 @@ impl Linear {
         expect("rows", Some(gate.rows), up.rows)?;
         expect("outputs", rows.checked_mul(gate.rows), out.len())?;
         let weights = [gate, up];
-        let job = kernel::Job::gated(&weights, out);
-        self.kernel.run(&job, x, rows, scratch, parallel);
+        self.run(&Job::gated(&weights, out), x, rows, scratch, parallel);
         Ok(())
+    }
+
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(unused_variables, reason = "there are no instructions to compute it with")
+    )]
+    fn run(self, job: &Job<'_>, x: &[f32], rows: usize, scratch: &mut Scratch, parallel: &dyn Parallel) {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(kernel) => job.run(kernel, x, rows, scratch, parallel),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(kernel) => job.run(kernel, x, rows, scratch, parallel),
+        }
     }
 }
 
@@ -102,26 +121,9 @@ fn check(weights: &[Blocks<'_>], x: &[f32]) -> Result<usize, ShapeError> {
     for other in weights {
         expect("columns", Some(first.columns), other.columns)?;
         expect("weights in a block", Some(first.size), other.size)?;
+        expect("sums of blocks", Some(first.block_sums), other.block_sums)?;
     }
-    let rows = x.len() / first.columns;
-    expect("activations", rows.checked_mul(first.columns), x.len())?;
+    let rows = x.len() / first.inputs();
+    expect("activations", rows.checked_mul(first.inputs()), x.len())?;
     Ok(rows)
-}
-
-/// Pieces of work, each given out once.
-pub(crate) struct Pieces {
-    next: AtomicUsize,
-    count: usize,
-}
-
-impl Pieces {
-    pub(crate) fn new(count: usize) -> Self {
-        Self { next: AtomicUsize::new(0), count }
-    }
-
-    /// Takes up to `most` pieces.
-    pub(crate) fn take(&self, most: usize) -> Option<std::ops::Range<usize>> {
-        let first = self.next.fetch_add(most, Ordering::Relaxed);
-        (first < self.count).then(|| first..self.count.min(first + most))
-    }
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::digest::{self, ModelDigest};
-use super::{MANIFEST_FILE, MAX_MANIFEST_BYTES, VARIANTS_FOLDER, check, malformed, parse, unique};
+use super::{MANIFEST_FILE, MAX_MANIFEST_BYTES, POLICY_FILE, VARIANTS_FOLDER, check, malformed, parse, unique};
 use crate::error::Result;
 
 /// The manifest schema this version writes and reads. A field that a reader does not know is an error: none is skipped.
@@ -79,6 +79,13 @@ impl Manifest {
         own.files.retain(|entry| digest::is_of_model(&entry.path, &variant.graph));
         (own.model_digest, own.golden, own.measurements, own.variants) = (None, vec![], vec![], vec![]);
         Some(own)
+    }
+
+    /// Whether a program parses the file, rather than computing with the numbers in it.
+    pub(super) fn reads(&self, path: &str) -> bool {
+        let graphs =
+            self.variants.iter().map(|variant| &variant.graph).chain([&self.model.graph, &self.model.tokenizer]);
+        graphs.chain(&self.model.own_graph).any(|read| read == path) || path.ends_with(POLICY_FILE)
     }
 }
 

@@ -22,7 +22,7 @@ pub use calibrated::{CalibratedPolicy, Calibration, Certificate, Certified, Targ
 use check::malformed;
 use digest::ModelDigest;
 use folder::{read_capped, unreadable};
-use manifest::Manifest;
+use manifest::{FileEntry, Manifest};
 pub use signature::PublicKey;
 use signature::{MAX_SIGNATURE_BYTES, SIGNATURE_FILE, Signatures};
 
@@ -121,13 +121,22 @@ impl Bundle {
     /// size or SHA-256 is not the manifest's, or the policy was calibrated on another model; [`ErrorKind::Signature`] if
     /// a signature is wrong, or none is there of a trusted key and one is required.
     pub fn open_with(path: impl AsRef<Path>, options: &BundleOptions) -> Result<Self> {
-        let root = path.as_ref();
+        let (bundle, weights) = Self::open_before_weights(path.as_ref(), options)?;
+        weights.verify()?;
+        Ok(bundle)
+    }
+
+    /// The same, with every file verified that is read here and now; the rest are still to be.
+    pub(crate) fn open_before_weights(root: &Path, options: &BundleOptions) -> Result<(Self, Unverified)> {
         if root.is_file() {
-            return archive::open_cached(root, options);
+            return Ok((archive::open_cached(root, options)?, Unverified::default()));
         }
         let head = Head::read(root)?;
         let (manifest, signers) = head.verify(options)?;
-        folder::verify(root, &manifest.files)?;
+        folder::check_listing(root, &manifest.files)?;
+        let (read, weights) = manifest.files.iter().cloned().partition(|entry| manifest.reads(&entry.path));
+        Unverified { root: root.to_owned(), files: read }.verify()?;
+        let weights = Unverified { root: root.to_owned(), files: weights };
         let digest = ModelDigest::compute(&manifest);
         let policy_of = |folder: &str, digest: &ModelDigest| {
             let path = format!("{folder}{POLICY_FILE}");
@@ -143,7 +152,7 @@ impl Bundle {
             }
         }
         tracing::debug!(bundle = %root.display(), name = manifest.name, %digest, ?signers, "opened a bundle");
-        Ok(Self { root: root.to_owned(), head, manifest, digest, signers, policy, variant_policies })
+        Ok((Self { root: root.to_owned(), head, manifest, digest, signers, policy, variant_policies }, weights))
     }
 
     /// The bundle as if `name` were the only form of its model: graph, canary, digest and policy are the variant's.
@@ -205,6 +214,20 @@ impl Bundle {
     #[must_use]
     pub fn tokenizer(&self) -> PathBuf {
         self.root.join(&self.manifest.model.tokenizer)
+    }
+}
+
+/// Files of a bundle whose bytes were not looked at yet; names and sizes were.
+#[derive(Debug, Default)]
+pub(crate) struct Unverified {
+    root: PathBuf,
+    files: Vec<FileEntry>,
+}
+
+impl Unverified {
+    /// Compares every byte with the manifest.
+    pub(crate) fn verify(&self) -> Result<()> {
+        self.files.iter().try_for_each(|entry| folder::verify(&self.root, entry))
     }
 }
 

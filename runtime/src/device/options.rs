@@ -47,7 +47,8 @@ pub struct DeviceOptions {
     /// Most bytes for weights, key-value buffers and prefix cache together; `None` is no cap. What ONNX Runtime needs for
     /// itself comes on top.
     pub memory_cap: Option<u64>,
-    /// Where providers keep compiled models between starts; `None` compiles at every start.
+    /// Where providers keep compiled models between starts, and where it is noted that a model answered its canary; `None`
+    /// compiles and decodes the canary at every start.
     pub cache_dir: Option<PathBuf>,
     /// Requests that may wait for their turn; one more is [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull).
     pub queue: usize,

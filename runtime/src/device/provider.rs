@@ -73,58 +73,19 @@ impl Provider {
     /// The name on command lines and in files, which is also the Cargo feature's.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Xnnpack => "xnnpack",
-            Self::OpenVino => "openvino",
-            Self::CoreMl => "coreml",
-            Self::Nnapi => "nnapi",
-            Self::Qnn => "qnn",
-            Self::Cuda => "cuda",
-            Self::TensorRt => "tensorrt",
-            Self::DirectMl => "directml",
-            Self::MiGraphX => "migraphx",
-            Self::WebGpu => "webgpu",
-            Self::Acl => "acl",
-        }
+        self.entry().name
     }
 
     /// What ONNX Runtime calls it.
     #[must_use]
     pub const fn onnx_runtime_name(self) -> &'static str {
-        match self {
-            Self::Cpu => "CPUExecutionProvider",
-            Self::Xnnpack => "XnnpackExecutionProvider",
-            Self::OpenVino => "OpenVINOExecutionProvider",
-            Self::CoreMl => "CoreMLExecutionProvider",
-            Self::Nnapi => "NnapiExecutionProvider",
-            Self::Qnn => "QNNExecutionProvider",
-            Self::Cuda => "CUDAExecutionProvider",
-            Self::TensorRt => "TensorrtExecutionProvider",
-            Self::DirectMl => "DmlExecutionProvider",
-            Self::MiGraphX => "MIGraphXExecutionProvider",
-            Self::WebGpu => "WebGpuExecutionProvider",
-            Self::Acl => "ACLExecutionProvider",
-        }
+        self.entry().onnx_runtime_name
     }
 
     /// Whether its Cargo feature is compiled in.
     #[must_use]
     pub const fn is_compiled(self) -> bool {
-        match self {
-            Self::Cpu => true,
-            Self::Xnnpack => cfg!(feature = "xnnpack"),
-            Self::OpenVino => cfg!(feature = "openvino"),
-            Self::CoreMl => cfg!(feature = "coreml"),
-            Self::Nnapi => cfg!(feature = "nnapi"),
-            Self::Qnn => cfg!(feature = "qnn"),
-            Self::Cuda => cfg!(feature = "cuda"),
-            Self::TensorRt => cfg!(feature = "tensorrt"),
-            Self::DirectMl => cfg!(feature = "directml"),
-            Self::MiGraphX => cfg!(feature = "migraphx"),
-            Self::WebGpu => cfg!(feature = "webgpu"),
-            Self::Acl => cfg!(feature = "acl"),
-        }
+        self.entry().compiled.is_some()
     }
 
     /// Whether it extends past key-values in place when past and present are one buffer, as ONNX Runtime's own kernel does.
@@ -141,49 +102,11 @@ impl Provider {
         if super::library::Library::loaded().is_none() {
             return Err(Error::new(ErrorKind::Library, "no ONNX Runtime is loaded yet"));
         }
-        let in_library = match self {
-            Self::Cpu => Ok(true),
-            #[cfg(feature = "xnnpack")]
-            Self::Xnnpack => in_library::<ort::ep::XNNPACK>(),
-            #[cfg(feature = "openvino")]
-            Self::OpenVino => in_library::<ort::ep::OpenVINO>(),
-            #[cfg(feature = "coreml")]
-            Self::CoreMl => in_library::<ort::ep::CoreML>(),
-            #[cfg(feature = "nnapi")]
-            Self::Nnapi => in_library::<ort::ep::NNAPI>(),
-            #[cfg(feature = "qnn")]
-            Self::Qnn => in_library::<ort::ep::QNN>(),
-            #[cfg(feature = "cuda")]
-            Self::Cuda => in_library::<ort::ep::CUDA>(),
-            #[cfg(feature = "tensorrt")]
-            Self::TensorRt => in_library::<ort::ep::TensorRT>(),
-            #[cfg(feature = "directml")]
-            Self::DirectMl => in_library::<ort::ep::DirectML>(),
-            #[cfg(feature = "migraphx")]
-            Self::MiGraphX => in_library::<ort::ep::MIGraphX>(),
-            #[cfg(feature = "webgpu")]
-            Self::WebGpu => in_library::<ort::ep::WebGPU>(),
-            #[cfg(feature = "acl")]
-            Self::Acl => in_library::<ort::ep::ACL>(),
-            #[cfg(not(all(
-                feature = "xnnpack",
-                feature = "openvino",
-                feature = "coreml",
-                feature = "nnapi",
-                feature = "qnn",
-                feature = "cuda",
-                feature = "tensorrt",
-                feature = "directml",
-                feature = "migraphx",
-                feature = "webgpu",
-                feature = "acl"
-            )))]
-            _ => return Ok(Available::NoFeature),
-        };
+        let Some(Compiled { in_library, .. }) = self.entry().compiled else { return Ok(Available::NoFeature) };
         let failed = |error: ort::Error| {
             Error::new(ErrorKind::Library, "ONNX Runtime does not list its providers").with_source(error)
         };
-        Ok(if in_library.map_err(failed)? { Available::InLibrary } else { Available::NotInLibrary })
+        Ok(if in_library().map_err(failed)? { Available::InLibrary } else { Available::NotInLibrary })
     }
 
     /// What its plug-in is told, if it comes as one.
@@ -201,67 +124,70 @@ impl Provider {
 
     /// The provider with its options, as ONNX Runtime takes it.
     pub(super) fn dispatch(self, settings: &Settings) -> Result<ExecutionProviderDispatch> {
-        let dispatch = match self {
-            Self::Cpu => super::cpu::provider(settings).build(),
-            #[cfg(feature = "xnnpack")]
-            Self::Xnnpack => super::xnnpack::provider(settings).build(),
-            #[cfg(feature = "openvino")]
-            Self::OpenVino => super::openvino::provider(settings).build(),
-            #[cfg(feature = "coreml")]
-            Self::CoreMl => super::coreml::provider(settings).build(),
-            #[cfg(feature = "nnapi")]
-            Self::Nnapi => super::nnapi::provider(settings).build(),
-            #[cfg(feature = "qnn")]
-            Self::Qnn => super::qnn::provider(settings).build(),
-            #[cfg(feature = "cuda")]
-            Self::Cuda => super::cuda::provider(settings).build(),
-            #[cfg(feature = "tensorrt")]
-            Self::TensorRt => super::tensorrt::provider(settings).build(),
-            #[cfg(feature = "directml")]
-            Self::DirectMl => super::directml::provider(settings).build(),
-            #[cfg(feature = "migraphx")]
-            Self::MiGraphX => super::migraphx::provider(settings).build(),
-            #[cfg(feature = "webgpu")]
-            Self::WebGpu => super::webgpu::provider(settings).build(),
-            #[cfg(feature = "acl")]
-            Self::Acl => super::acl::provider(settings).build(),
-            #[cfg(not(all(
-                feature = "xnnpack",
-                feature = "openvino",
-                feature = "coreml",
-                feature = "nnapi",
-                feature = "qnn",
-                feature = "cuda",
-                feature = "tensorrt",
-                feature = "directml",
-                feature = "migraphx",
-                feature = "webgpu",
-                feature = "acl"
-            )))]
-            _ => {
-                let message = format!("this program was built without the feature `{self}`");
-                return Err(Error::new(ErrorKind::Provider, message));
-            }
+        let Some(Compiled { dispatch, .. }) = self.entry().compiled else {
+            let message = format!("this program was built without the feature `{self}`");
+            return Err(Error::new(ErrorKind::Provider, message));
         };
-        Ok(dispatch.error_on_failure())
+        Ok(dispatch(settings).error_on_failure())
     }
 }
 
-#[cfg(any(
-    feature = "xnnpack",
-    feature = "openvino",
-    feature = "coreml",
-    feature = "nnapi",
-    feature = "qnn",
-    feature = "cuda",
-    feature = "tensorrt",
-    feature = "directml",
-    feature = "migraphx",
-    feature = "webgpu",
-    feature = "acl"
-))]
-fn in_library<E: ort::ep::ExecutionProvider>() -> ort::Result<bool> {
-    E::is_available()
+/// What differs from provider to provider.
+struct Entry {
+    name: &'static str,
+    onnx_runtime_name: &'static str,
+    compiled: Option<Compiled>,
+}
+
+/// What there is of a provider whose feature is compiled in.
+struct Compiled {
+    in_library: fn() -> ort::Result<bool>,
+    dispatch: fn(&Settings) -> ExecutionProviderDispatch,
+}
+
+/// One line for each provider that is a feature: its name here and in ONNX Runtime, its module and ort's type.
+macro_rules! entries {
+    ($($provider:ident $feature:tt $onnx_runtime_name:literal $module:ident $type:ident;)*) => {
+        impl Provider {
+            const fn entry(self) -> Entry {
+                match self {
+                    Self::Cpu => Entry {
+                        name: "cpu",
+                        onnx_runtime_name: "CPUExecutionProvider",
+                        compiled: Some(Compiled {
+                            in_library: || Ok(true),
+                            dispatch: |settings| super::cpu::provider(settings).build(),
+                        }),
+                    },
+                    $(Self::$provider => Entry {
+                        name: $feature,
+                        onnx_runtime_name: $onnx_runtime_name,
+                        #[cfg(feature = $feature)]
+                        compiled: Some(Compiled {
+                            in_library: <ort::ep::$type as ort::ep::ExecutionProvider>::is_available,
+                            dispatch: |settings| super::$module::provider(settings).build(),
+                        }),
+                        #[cfg(not(feature = $feature))]
+                        compiled: None,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+entries! {
+    Xnnpack "xnnpack" "XnnpackExecutionProvider" xnnpack XNNPACK;
+    OpenVino "openvino" "OpenVINOExecutionProvider" openvino OpenVINO;
+    CoreMl "coreml" "CoreMLExecutionProvider" coreml CoreML;
+    Nnapi "nnapi" "NnapiExecutionProvider" nnapi NNAPI;
+    Qnn "qnn" "QNNExecutionProvider" qnn QNN;
+    Cuda "cuda" "CUDAExecutionProvider" cuda CUDA;
+    TensorRt "tensorrt" "TensorrtExecutionProvider" tensorrt TensorRT;
+    DirectMl "directml" "DmlExecutionProvider" directml DirectML;
+    MiGraphX "migraphx" "MIGraphXExecutionProvider" migraphx MIGraphX;
+    WebGpu "webgpu" "WebGpuExecutionProvider" webgpu WebGPU;
+    Acl "acl" "ACLExecutionProvider" acl ACL;
 }
 
 impl fmt::Display for Provider {

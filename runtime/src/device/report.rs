@@ -26,13 +26,16 @@ pub struct Report {
     pub attempts: Vec<Attempt>,
     /// Threads that compute one step.
     pub threads: usize,
-    /// Time to read the tokenizer, compile the template and build the session in use.
+    /// Time to load ONNX Runtime's library and to build the session in use; the tokenizer is read meanwhile.
     pub load: Duration,
-    /// Time of the first canary, which is also what warms the session up.
+    /// Time of the first canary, which is also what warms the session up; none if it is noted.
     pub warm_up: Duration,
+    /// Whether the canary was not decoded, because a note in [`DeviceOptions::cache_dir`](super::DeviceOptions::cache_dir) says
+    /// that this very model answered it with the same library, graph and threads on this processor.
+    pub canary_noted: bool,
     /// Time of the canary once warm; `None` if no providers were compared.
     pub canary: Option<Duration>,
-    /// Largest difference between the canary's logits and the manifest's.
+    /// Largest difference between the canary's logits and the manifest's, when it was decoded.
     pub canary_error: f32,
     /// Size of graph and weights on disk, in bytes; the weights are mapped.
     pub model_bytes: u64,

@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Running<T> {
     pub(crate) model: T,
     pub(crate) load: Duration,
-    pub(crate) warm_up: Duration,
+    /// Time of the first canary; `None` if it was noted that the model answers it here.
+    pub(crate) warm_up: Option<Duration>,
     /// Time of a warm canary, if it was asked for.
     pub(crate) canary: Option<Duration>,
     pub(crate) canary_error: f32,
@@ -126,7 +127,7 @@ mod tests {
         Ok(Running {
             model: provider,
             load: Duration::from_millis(1),
-            warm_up: Duration::from_millis(2),
+            warm_up: Some(Duration::from_millis(2)),
             canary: Some(Duration::from_millis(canary)),
             canary_error: 0.0,
             nodes: Some([(provider.onnx_runtime_name().to_owned(), 3)].into()),

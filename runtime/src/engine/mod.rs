@@ -1,11 +1,13 @@
 //! The device's half: a bundle loaded on ONNX Runtime, what it answers, and how sure it is.
 
 use std::fmt;
+use std::path::Path;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use crate::bundle::digest::ModelDigest;
-use crate::bundle::manifest::{Canary, Manifest};
-use crate::bundle::{Bundle, POLICY_FILE};
+use crate::bundle::manifest::Manifest;
+use crate::bundle::{Bundle, BundleOptions, POLICY_FILE};
 use crate::device::library::{Library, Locate};
 use crate::device::{
     DeviceOptions, Provider, Report, Running, Settings, choose_provider, count_nodes, peak_rss, profile_prefix, session,
@@ -14,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::request::{Message, Request};
 
 mod alternatives;
+mod canary;
 mod choose;
 mod generation;
 mod golden;
@@ -30,6 +33,7 @@ mod scoring;
 mod sequence;
 mod session;
 mod stop;
+mod tokenizer;
 
 pub use alternatives::Alternative;
 pub use choose::{Choice, ChooseOptions, MAX_CHOICES, Normalise, ScoredAnswer};
@@ -61,8 +65,19 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// Opens the bundle at `path` and loads it, as [`Bundle::open_with`] and [`Engine::load`] do one after the other, but faster:
+    /// the weights are verified while the graph is loaded. Nothing is answered before they are what the manifest says.
+    ///
+    /// # Errors
+    /// As these two; that of a file which is not what the manifest says comes first.
+    pub fn open(path: impl AsRef<Path>, bundle: &BundleOptions, device: DeviceOptions) -> Result<(Bundle, Self)> {
+        let (bundle, weights) = Bundle::open_before_weights(path.as_ref(), bundle)?;
+        let engine = Self::load_beside(&bundle, device, &|| weights.verify())?;
+        Ok((bundle, engine))
+    }
+
     /// Loads the bundle's graph and decodes the canary: a model that does not answer as its exporter saw it
-    /// answer never serves.
+    /// answer never serves. With [`DeviceOptions::cache_dir`] that is done once, see [`Report::canary_noted`].
     ///
     /// # Errors
     /// [`ErrorKind::Library`] if ONNX Runtime is missing; [`ErrorKind::Bundle`] if the graph, tokenizer or template
@@ -70,62 +85,22 @@ impl Engine {
     /// [`ErrorKind::Provider`] if a required execution provider does not run it; [`ErrorKind::Memory`] if the model is larger
     /// than may be.
     pub fn load(bundle: &Bundle, options: DeviceOptions) -> Result<Self> {
-        let started = Instant::now();
-        let library = match options.library.clone().or_else(Library::loaded) {
-            Some(library) => library,
-            None => Locate::from_environment().find()?,
-        };
-        let environment = library.environment()?;
-        let settings = Settings::of(&options)?;
-        let manifest = bundle.manifest().clone();
-        let memory = Memory::share(&manifest, &options)?;
-        let prompt = PromptFormat::load(&bundle.tokenizer(), &manifest.prompt, manifest.model.vocabulary_size)?;
-        let prepared = started.elapsed();
+        Self::load_beside(bundle, options, &|| Ok(()))
+    }
 
-        let own_graph = |provider| {
-            let usable = provider == Provider::Cpu && !options.portable && operators::available();
-            usable.then(|| bundle.own_graph()).flatten()
-        };
-        let (provider, running, attempts) = choose_provider(&options, |provider, measure| {
-            let started = Instant::now();
-            let counted = options.count_nodes || provider != Provider::Cpu;
-            let profile = counted.then(profile_prefix);
-            let own = own_graph(provider);
-            let operators = own.as_ref().map(|_| operators::domain(settings.threads)).transpose()?.flatten();
-            let graph = own.unwrap_or_else(|| bundle.graph());
-            let session = session(&environment, &graph, provider, &settings, profile.as_deref(), operators)?;
-            let mut decoder = Decoder::new(session, &manifest.model, provider.shares_buffers(), memory.key_values)?;
-            let load = prepared + started.elapsed();
-            let started = Instant::now();
-            let checked = check_canary(&mut decoder, &manifest.canary);
-            let warm_up = started.elapsed();
-            // Before the canary's own error is looked at: the profile's file must not stay behind.
-            let nodes = counted.then(|| count_nodes(decoder.session())).transpose();
-            let (canary_error, nodes) = (checked?, nodes?);
-            let started = Instant::now();
-            let canary = measure.then(|| check_canary(&mut decoder, &manifest.canary)).transpose()?;
-            let canary = canary.map(|_| started.elapsed());
-            Ok(Running { model: decoder, load, warm_up, canary, canary_error, nodes })
-        })?;
-        let Running { model: decoder, load, warm_up, canary, canary_error, nodes } = running;
-        let report = Report {
-            library: library.path().to_owned(),
-            library_build: ort::info(),
-            provider,
-            own_operators: own_graph(provider).is_some(),
-            nodes,
-            attempts,
-            threads: settings.threads,
-            load,
-            warm_up,
-            canary,
-            canary_error,
-            model_bytes: memory.model,
-            peak_rss: peak_rss(),
-        };
-        tracing::info!(name = manifest.name, %provider, ?load, ?warm_up, canary_error, "loaded a model");
-        let guides = Guides::new(&bundle.tokenizer(), manifest.model.vocabulary_size, &manifest.prompt.stop_tokens);
-        let sequence = Sequence::new(decoder, PrefixCache::new(memory.prefixes), manifest.model.context_length);
+    /// Loads while two other threads read the tokenizer and do `other` work, whose error comes first.
+    fn load_beside(bundle: &Bundle, options: DeviceOptions, other: &(dyn Fn() -> Result<()> + Sync)) -> Result<Self> {
+        let (prompt, vocabulary_size) = (&bundle.manifest().prompt, bundle.manifest().model.vocabulary_size);
+        let (running, prompt, other) = thread::scope(|scope| {
+            let prompt = beside(scope, || PromptFormat::load(&bundle.tokenizer(), prompt, vocabulary_size));
+            let other = beside(scope, other);
+            let running = Loaded::load(bundle, &options);
+            (running, prompt.and_then(joined), other.and_then(joined))
+        });
+        other?;
+        let (Loaded { sequence, report }, prompt) = (running?, prompt?);
+        let manifest = bundle.manifest().clone();
+        let guides = Guides::new(&bundle.tokenizer(), vocabulary_size, &manifest.prompt.stop_tokens);
         let digest = *bundle.model_digest();
         Ok(Self { manifest, digest, prompt, guides, queue: Queue::new(sequence, options.queue), report })
     }
@@ -233,6 +208,97 @@ impl fmt::Debug for Engine {
     }
 }
 
+/// Starts `work` on a thread of its own.
+fn beside<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> Result<T> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
+    thread::Builder::new().name("margay-load".into()).spawn_scoped(scope, work).map_err(|error| {
+        Error::new(ErrorKind::Inference, "no thread can be started to load the model").with_source(error)
+    })
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Inference, "loading the model panicked")))
+}
+
+/// A graph on a provider that has answered the canary.
+struct Loaded {
+    sequence: Sequence,
+    report: Report,
+}
+
+impl Loaded {
+    fn load(bundle: &Bundle, options: &DeviceOptions) -> Result<Self> {
+        let started = Instant::now();
+        let library = match options.library.clone().or_else(Library::loaded) {
+            Some(library) => library,
+            None => Locate::from_environment().find()?,
+        };
+        let environment = library.environment()?;
+        let settings = Settings::of(options)?;
+        let manifest = bundle.manifest();
+        let memory = Memory::share(manifest, options)?;
+        let prepared = started.elapsed();
+
+        let own_graph = |provider| {
+            let usable = provider == Provider::Cpu && !options.portable && operators::available();
+            usable.then(|| bundle.own_graph()).flatten()
+        };
+        let (provider, running, attempts) = choose_provider(options, |provider, measure| {
+            let started = Instant::now();
+            let counted = options.count_nodes || provider != Provider::Cpu;
+            let profile = counted.then(profile_prefix);
+            let own = own_graph(provider);
+            let operators = own.as_ref().map(|_| operators::domain(settings.threads)).transpose()?.flatten();
+            let graph = own.unwrap_or_else(|| bundle.graph());
+            let session = session(&environment, &graph, provider, &settings, profile.as_deref(), operators)?;
+            let mut decoder = Decoder::new(session, &manifest.model, provider.shares_buffers(), memory.key_values)?;
+            let load = prepared + started.elapsed();
+            let started = Instant::now();
+            // Who counts or measures wants it to run.
+            let note = options
+                .cache_dir
+                .as_deref()
+                .filter(|_| !counted && !measure)
+                .and_then(|folder| canary::Note::new(folder, bundle, &graph, settings.threads, &library));
+            let noted = note.as_ref().and_then(canary::Note::read);
+            let checked = noted.map_or_else(|| canary::check(&mut decoder, &manifest.canary), Ok);
+            let warm_up = noted.is_none().then(|| started.elapsed());
+            // Before the canary's own error is looked at: the profile's file must not stay behind.
+            let nodes = counted.then(|| count_nodes(decoder.session())).transpose();
+            let (canary_error, nodes) = (checked?, nodes?);
+            if let Some(note) = note.filter(|_| noted.is_none()) {
+                note.write(canary_error);
+            }
+            let started = Instant::now();
+            let canary = measure.then(|| canary::check(&mut decoder, &manifest.canary)).transpose()?;
+            let canary = canary.map(|_| started.elapsed());
+            Ok(Running { model: decoder, load, warm_up, canary, canary_error, nodes })
+        })?;
+        let Running { model: decoder, load, warm_up, canary, canary_error, nodes } = running;
+        tracing::info!(name = manifest.name, %provider, ?load, ?warm_up, canary_error, "loaded a model");
+        let report = Report {
+            library: library.path().to_owned(),
+            library_build: ort::info(),
+            provider,
+            own_operators: own_graph(provider).is_some(),
+            nodes,
+            attempts,
+            threads: settings.threads,
+            load,
+            warm_up: warm_up.unwrap_or_default(),
+            canary_noted: warm_up.is_none(),
+            canary,
+            canary_error,
+            model_bytes: memory.model,
+            peak_rss: peak_rss(),
+        };
+        let sequence = Sequence::new(decoder, PrefixCache::new(memory.prefixes), manifest.model.context_length);
+        Ok(Self { sequence, report })
+    }
+}
+
 /// How the memory that the engine may use is shared out, in bytes.
 struct Memory {
     /// Graph and weights.
@@ -259,34 +325,4 @@ impl Memory {
         let prefixes = options.prefix_cache.map(|bytes| bytes.min(half));
         Ok(Self { model, key_values: left - prefixes.unwrap_or(0) as u64, prefixes })
     }
-}
-
-/// Decodes the canary greedily and returns the largest difference from its logits.
-fn check_canary(decoder: &mut Decoder, canary: &Canary) -> Result<f32> {
-    let never = Interrupt::never()?;
-    decoder.truncate(0)?;
-    decoder.reserve(canary.prompt.len() + canary.continuation.len())?;
-    let mut logits = decoder.append(&canary.prompt, never.run())?;
-    let error = largest_difference(logits, &canary.logits);
-    if error.is_nan() || error > canary.tolerance {
-        let message = format!("the canary's logits differ by {error}, more than {}", canary.tolerance);
-        return Err(Error::new(ErrorKind::Inference, message));
-    }
-    for (position, expected) in canary.continuation.iter().enumerate() {
-        let id = generation::argmax(logits)?;
-        if id != *expected {
-            let message = format!("the canary's token {position} is {id} instead of {expected}");
-            return Err(Error::new(ErrorKind::Inference, message));
-        }
-        logits = decoder.append(&[id], never.run())?;
-    }
-    Ok(error)
-}
-
-/// Largest absolute difference between the common beginnings; NaN if any is NaN.
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, |most: f32, next| if most.is_nan() || next <= most { most } else { next })
 }

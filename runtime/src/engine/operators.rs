@@ -1,7 +1,8 @@
 //! Margay's own operators on ONNX Runtime, for the graph that an exporter fuses for them (see `margay_kernels`).
 //!
 //! `margay.BlockLinear` multiplies with one or several matrices of 4-bit blocks and adds a residual if it is given one;
-//! `margay.GatedBlockLinear` with two, a gate and what it gates. Both take the tensors of `MatMulNBits` as they lie.
+//! `margay.GatedBlockLinear` with two, a gate and what it gates; `margay.BlockLookup` takes rows of one. Codes and zero points lie
+//! as `MatMulNBits` has them, scales in half precision; all of a node's are one tensor, a piece of the file.
 
 use margay_kernels::{Blocks, Linear, Parallel, Scratch};
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
@@ -20,7 +21,8 @@ const DOMAIN: &str = "margay";
 pub(super) fn domain(threads: usize) -> Result<Option<OperatorDomain>> {
     let Some(linear) = Linear::new() else { return Ok(None) };
     let operator = |gated| BlockLinear { linear, threads, gated };
-    let domain = OperatorDomain::new(DOMAIN).and_then(|domain| domain.add(operator(false))?.add(operator(true)));
+    let domain = OperatorDomain::new(DOMAIN)
+        .and_then(|domain| domain.add(operator(false))?.add(operator(true))?.add(BlockLookup));
     domain.map(Some).map_err(inference)
 }
 
@@ -29,8 +31,8 @@ pub(super) fn available() -> bool {
     Linear::new().is_some()
 }
 
-/// Either operator. Inputs: `x` (`[.., columns]`), the residual (`[.., outputs]`) if the attribute `residual` is 1, and for
-/// each matrix codes, scales and, if the attribute `zero_points` is 1, zero points. Attributes `K` (columns) and `block_size`.
+/// Either product. Inputs: `x` (`[.., inputs]`), the residual (`[.., outputs]`) if the attribute `residual` is 1, and the matrices,
+/// see [`Matrix`].
 struct BlockLinear {
     linear: Linear,
     threads: usize,
@@ -45,7 +47,7 @@ impl Operator for BlockLinear {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::required(TensorElementType::Float32), OperatorInput::variadic(2)]
+        [OperatorInput::required(TensorElementType::Float32), OperatorInput::variadic(1)]
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -53,31 +55,13 @@ impl Operator for BlockLinear {
     }
 
     fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
-        let flag = |name| context.get::<i64>(name).unwrap_or(0) == 1;
-        let size = |name: &str| {
-            let value = context.get::<i64>(name).and_then(|value| usize::try_from(value).ok());
-            value.ok_or_else(|| ort::Error::new(format!("the attribute {name} of {} is missing", self.name())))
-        };
-        let (columns, block) = (size("K")?, size("block_size")?);
-        let (residual, zero_points) = (flag("residual"), flag("zero_points"));
-        let first = 1 + usize::from(residual);
-        let parts = 2 + usize::from(zero_points);
-        let mut matrices = vec![];
-        for at in (first..context.inputs()?.len()).step_by(parts) {
-            matrices.push(Matrix {
-                codes: context.constant_input(at)?,
-                scales: context.constant_input(at + 1)?,
-                zeros: zero_points.then(|| context.constant_input(at + 2)).transpose()?,
-            });
-        }
+        let residual = number(context, "residual") == 1;
         let kernel = BlockLinearKernel {
             linear: self.linear,
             threads: self.threads,
             gated: self.gated,
             residual,
-            columns,
-            block,
-            matrices,
+            matrices: Matrix::all(context, 1 + usize::from(residual))?,
             scratch: Scratch::default(),
         };
         kernel.blocks()?;
@@ -85,20 +69,11 @@ impl Operator for BlockLinear {
     }
 }
 
-/// The tensors of one matrix, which lie in the mapped file.
-struct Matrix<'a> {
-    codes: TensorRef<'a, u8>,
-    scales: TensorRef<'a, f32>,
-    zeros: Option<TensorRef<'a, u8>>,
-}
-
 struct BlockLinearKernel<'a> {
     linear: Linear,
     threads: usize,
     gated: bool,
     residual: bool,
-    columns: usize,
-    block: usize,
     matrices: Vec<Matrix<'a>>,
     scratch: Scratch,
 }
@@ -106,20 +81,12 @@ struct BlockLinearKernel<'a> {
 impl BlockLinearKernel<'_> {
     /// The matrices, as the kernels take them.
     fn blocks(&self) -> ort::Result<Vec<Blocks<'_>>> {
-        let blocks = self.matrices.iter().map(|matrix| {
-            let (_, codes) = matrix.codes.extract_tensor();
-            let (_, scales) = matrix.scales.extract_tensor();
-            let zeros = matrix.zeros.as_ref().map(|zeros| zeros.extract_tensor().1);
-            let rows = 2 * codes.len() / self.columns.max(1);
-            Blocks::new([rows, self.columns], self.block, codes, scales, zeros).map_err(ort::Error::wrap)
-        });
-        blocks.collect()
+        self.matrices.iter().map(Matrix::blocks).collect()
     }
 }
 
 impl Kernel for BlockLinearKernel<'_> {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let missing = || ort::Error::new("an input or output is missing");
         let x = context.input(0)?.ok_or_else(missing)?;
         let (shape, x) = x.try_extract_tensor::<f32>()?;
         let residual = if self.residual { context.input(1)? } else { None };
@@ -145,6 +112,117 @@ impl Kernel for BlockLinearKernel<'_> {
         self.scratch = scratch;
         done.map_err(ort::Error::wrap)
     }
+}
+
+/// Rows of a matrix. Inputs: indices (`[..]`) and the matrix; the output is `[.., columns]`.
+struct BlockLookup;
+
+impl Operator for BlockLookup {
+    type Kernel<'a> = Matrix<'a>;
+
+    fn name(&self) -> &str {
+        "BlockLookup"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [OperatorInput::required(TensorElementType::Int64), OperatorInput::required(TensorElementType::Uint8)]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
+        let matrix = Matrix::all(context, 1)?.pop().ok_or_else(missing)?;
+        matrix.blocks()?;
+        Ok(matrix)
+    }
+}
+
+impl Kernel for Matrix<'_> {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let indices = context.input(0)?.ok_or_else(missing)?;
+        let (shape, indices) = indices.try_extract_tensor::<i64>()?;
+        let shape: Vec<i64> = shape.iter().copied().chain([self.columns as i64]).collect();
+        let mut out = context.output(0, shape)?.ok_or_else(missing)?;
+        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
+        let blocks = self.blocks()?;
+        for (index, out) in indices.iter().zip(out.chunks_exact_mut(self.columns)) {
+            blocks.row(usize::try_from(*index).unwrap_or(usize::MAX), out).map_err(ort::Error::wrap)?;
+        }
+        Ok(())
+    }
+}
+
+/// One of the matrices in a tensor of bytes, which lies in the mapped file.
+///
+/// The node's attributes are `K` (columns), of which the last `block_sums` multiply sums of the input's blocks, `block_size`,
+/// `rows` of each matrix, and `places`, where in the bytes it has its codes, its scales and, if the attribute `zero_points` is 1,
+/// its zero points.
+struct Matrix<'a> {
+    rows: usize,
+    columns: usize,
+    block: usize,
+    block_sums: usize,
+    bytes: TensorRef<'a, u8>,
+    codes: usize,
+    scales: usize,
+    zeros: Option<usize>,
+}
+
+impl<'a> Matrix<'a> {
+    /// Those of a node whose input `at` has their bytes.
+    fn all(context: &KernelContext<'a>, at: usize) -> ort::Result<Vec<Self>> {
+        let zero_points = number(context, "zero_points") == 1;
+        let (rows, places) = (numbers(context, "rows"), numbers(context, "places"));
+        let parts = 2 + usize::from(zero_points);
+        if places.len() != rows.len() * parts {
+            return Err(ort::Error::new("the attribute `places` does not go with `rows`"));
+        }
+        let matrix = |(rows, places): (usize, &[usize])| {
+            Ok(Self {
+                rows,
+                columns: number(context, "K"),
+                block: number(context, "block_size"),
+                block_sums: number(context, "block_sums"),
+                bytes: context.constant_input(at)?,
+                codes: places[0],
+                scales: places[1],
+                zeros: places.get(2).copied(),
+            })
+        };
+        rows.into_iter().zip(places.chunks_exact(parts)).map(matrix).collect()
+    }
+
+    /// The matrix as the kernels take it.
+    fn blocks(&self) -> ort::Result<Blocks<'_>> {
+        let (_, bytes) = self.bytes.extract_tensor();
+        let outside = || ort::Error::new("a matrix is not inside its bytes");
+        let blocks = self.columns / self.block.max(1);
+        let part = |at: usize, per_row: usize| {
+            let length = self.rows.checked_mul(per_row).ok_or_else(outside)?;
+            bytes.get(at..).and_then(|bytes| bytes.get(..length)).ok_or_else(outside)
+        };
+        let codes = part(self.codes, self.columns / 2)?;
+        let scales = part(self.scales, 2 * blocks)?.as_chunks::<2>().0;
+        let zeros = self.zeros.map(|at| part(at, blocks.div_ceil(2))).transpose()?;
+        let blocks = Blocks::new([self.rows, self.columns], self.block, codes, scales, zeros);
+        blocks.and_then(|blocks| blocks.with_block_sums(self.block_sums)).map_err(ort::Error::wrap)
+    }
+}
+
+/// An attribute of the node; 0 if it has none of this name.
+fn number(context: &KernelContext<'_>, name: &str) -> usize {
+    context.get::<i64>(name).and_then(|value| usize::try_from(value).ok()).unwrap_or(0)
+}
+
+fn numbers(context: &KernelContext<'_>, name: &str) -> Vec<usize> {
+    let values = context.get::<Vec<i64>>(name).unwrap_or_default();
+    values.into_iter().map(|value| usize::try_from(value).unwrap_or(usize::MAX)).collect()
+}
+
+fn missing() -> ort::Error {
+    ort::Error::new("an input or output is missing")
 }
 
 /// ONNX Runtime's own threads, which wait for work anyway.

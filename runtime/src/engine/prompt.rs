@@ -1,6 +1,7 @@
 //! Text to token ids, and back: the chat template and the tokenizer.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
@@ -8,6 +9,7 @@ use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind as JinjaErrorKind, UndefinedBehavior, context};
 use tokenizers::Tokenizer;
 
+use super::tokenizer;
 use crate::bundle::manifest::Prompt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::Message;
@@ -25,13 +27,17 @@ pub(super) struct PromptFormat {
 }
 
 impl PromptFormat {
-    pub(super) fn load(tokenizer: &Path, prompt: &Prompt, vocabulary_size: usize) -> Result<Self> {
-        let path = tokenizer.display();
-        let tokenizer = Tokenizer::from_file(tokenizer)
-            .map_err(|error| Error::new(ErrorKind::Bundle, format!("{path} is not a tokenizer")).with_source(error))?;
-        let size = tokenizer.get_vocab_size(true);
+    pub(super) fn load(path: &Path, prompt: &Prompt, vocabulary_size: usize) -> Result<Self> {
+        let shown = path.display();
+        let json = fs::read(path)
+            .map_err(|error| Error::new(ErrorKind::Io, format!("cannot read {shown}")).with_source(error))?;
+        let tokenizer = tokenizer::read(&json)
+            .map_err(|error| Error::new(ErrorKind::Bundle, format!("{shown} is not a tokenizer")).with_source(error))?;
+        // Its size with added tokens would be counted in a copy of the vocabulary.
+        let added = tokenizer.get_added_tokens_decoder().into_keys().max().map_or(0, |id| id as usize + 1);
+        let size = tokenizer.get_vocab_size(false).max(added);
         if size > vocabulary_size {
-            let message = format!("{path} has {size} tokens, the model's vocabulary has {vocabulary_size}");
+            let message = format!("{shown} has {size} tokens, the model's vocabulary has {vocabulary_size}");
             return Err(Error::new(ErrorKind::Bundle, message));
         }
         Ok(Self { tokenizer, template: ChatTemplate::compile(prompt)? })

@@ -11,7 +11,7 @@ use crate::bundle::manifest::{Model, Operators};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Key-value buffers grow in steps of this many tokens, so that most requests find them large enough.
-const CAPACITY_STEP: usize = 256;
+const CAPACITY_STEP: usize = 64;
 
 /// A decoder with the cache of one sequence.
 pub(super) struct Decoder {
@@ -87,9 +87,7 @@ impl Decoder {
             Operators::Fused | Operators::Standard => Cache::Grown(dimensions.empty()?),
         };
         let logits = Tensor::new(&Allocator::default(), [1, 1, dimensions.vocabulary]).map_err(inference)?;
-        let mut decoder = Self { session, dimensions, cache, logits, capacity: 0, tokens: Vec::new(), cache_limit };
-        decoder.reserve(CAPACITY_STEP.min(decoder.dimensions.context))?;
-        Ok(decoder)
+        Ok(Self { session, dimensions, cache, logits, capacity: 0, tokens: Vec::new(), cache_limit })
     }
 
     /// The session, to end its profile.

@@ -4,59 +4,39 @@ use std::arch::x86_64::*;
 
 use crate::activations::{Activations, CHUNK, LANES};
 use crate::blocks::Blocks;
+use crate::job::Panel;
 
-/// Sixteen rows of weights, one to a lane. Rows that are not there are zeros.
-#[derive(Default)]
-pub(super) struct Panel {
-    /// For each eight columns: 16 lanes of the four even ones, then of the four odd ones.
-    codes: Vec<u8>,
-    /// `[blocks, 16]`.
-    scales: Vec<f32>,
-    /// `[blocks, 16]`.
-    zeros: Vec<i32>,
+/// Takes the codes of `count` rows of the matrix, at most 16, from `first` on, into a panel with room for them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn unpack(panel: &mut Panel, weights: &Blocks<'_>, first: usize, count: usize) {
+    if count == 0 {
+        return;
+    }
+    let bytes = weights.columns / 2;
+    let mask = u16::MAX >> (LANES - count);
+    let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let (nibble, nothing) = (_mm512_set1_epi8(15), _mm512_setzero_si512());
+    // SAFETY: lanes under the mask are rows of the matrix, whose lengths `Blocks::new` checked; 16 rows of at most
+    // 2^24 columns stay within 32-bit offsets. The panel was sized above.
+    unsafe {
+        let rows = _mm512_mullo_epi32(lane, _mm512_set1_epi32(bytes as i32));
+        let packed = weights.codes.as_ptr().add(first * bytes);
+        for eight in 0..weights.columns / 8 {
+            let eights = _mm512_mask_i32gather_epi32::<1>(nothing, mask, rows, packed.add(4 * eight).cast());
+            let to = panel.codes.as_mut_ptr().add(8 * LANES * eight);
+            _mm512_storeu_si512(to.cast(), _mm512_and_si512(eights, nibble));
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(eights), nibble);
+            _mm512_storeu_si512(to.add(4 * LANES).cast(), high);
+        }
+    }
 }
 
-impl Panel {
-    /// Takes `count` rows of the matrix, at most 16, from `first` on.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub(super) fn unpack(&mut self, weights: &Blocks<'_>, first: usize, count: usize) {
-        let (bytes, blocks) = (weights.columns / 2, weights.blocks());
-        self.codes.resize(weights.columns * LANES, 0);
-        self.scales.resize(blocks * LANES, 0.0);
-        self.zeros.resize(blocks * LANES, 0);
-        if count == 0 {
-            // Scales of zero make all products zero, whatever the codes.
-            self.scales.fill(0.0);
-            return;
-        }
-        assert!(count <= LANES && first + count <= weights.rows);
-        let mask = u16::MAX >> (LANES - count);
-        let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        let (nibble, nothing) = (_mm512_set1_epi8(15), _mm512_setzero_si512());
-        // SAFETY: lanes under the mask are rows of the matrix, whose lengths `Blocks::new` checked; 16 rows of at most
-        // 2^24 columns stay within 32-bit offsets. The panel was sized above.
-        unsafe {
-            let rows = _mm512_mullo_epi32(lane, _mm512_set1_epi32(bytes as i32));
-            let packed = weights.codes.as_ptr().add(first * bytes);
-            for eight in 0..weights.columns / 8 {
-                let eights = _mm512_mask_i32gather_epi32::<1>(nothing, mask, rows, packed.add(4 * eight).cast());
-                let to = self.codes.as_mut_ptr().add(8 * LANES * eight);
-                _mm512_storeu_si512(to.cast(), _mm512_and_si512(eights, nibble));
-                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(eights), nibble);
-                _mm512_storeu_si512(to.add(4 * LANES).cast(), high);
-            }
-            let rows = _mm512_mullo_epi32(lane, _mm512_set1_epi32(blocks as i32));
-            let scales = weights.scales.as_ptr().add(first * blocks);
-            for block in 0..blocks {
-                let gathered = _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), mask, rows, scales.add(block));
-                _mm512_storeu_ps(self.scales.as_mut_ptr().add(LANES * block), gathered);
-            }
-        }
-        for (block, zeros) in self.zeros.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            for (row, zero) in zeros.iter_mut().enumerate().take(count) {
-                *zero = weights.zero(first + row, block);
-            }
-        }
+/// Numbers of half precision, 16 at a time.
+#[target_feature(enable = "avx512f")]
+pub(super) fn widen(halves: &[[u16; LANES]], to: &mut [[f32; LANES]]) {
+    for (halves, to) in halves.iter().zip(to) {
+        // SAFETY: sixteen of either.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast()))) };
     }
 }
 
@@ -91,7 +71,7 @@ fn tile<const M: usize>(
     let (blocks, stride) = (activations.blocks(), activations.stride());
     assert!(first + M <= activations.rows);
     for panel in panels {
-        assert!(panel.codes.len() >= activations.columns * LANES && panel.scales.len() >= blocks * LANES);
+        assert!(panel.codes.len() >= activations.columns * LANES && panel.scales.len() >= blocks);
     }
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     // SAFETY: rows and panels are as long as was just checked, and every offset below is within a row.
@@ -100,7 +80,7 @@ fn tile<const M: usize>(
         for block in 0..blocks {
             let column = block * activations.size;
             let at = column / CHUNK * CHUNK + column % CHUNK / 2;
-            let zeros = both(|p| _mm512_loadu_si512(panels[p].zeros.as_ptr().add(LANES * block).cast()));
+            let zeros = both(|p| _mm512_loadu_si512(panels[p].zeros[block].as_ptr().cast()));
             let codes = both(|p| panels[p].codes.as_ptr().add(LANES * column));
             let mut products: [[__m512i; 2]; M] = std::array::from_fn(|row| {
                 let negated = _mm512_set1_epi32(*activations.sums.get_unchecked((first + row) * blocks + block));
@@ -116,7 +96,7 @@ fn tile<const M: usize>(
                     }
                 }
             }
-            let scales = both(|p| _mm512_loadu_ps(panels[p].scales.as_ptr().add(LANES * block)));
+            let scales = both(|p| _mm512_loadu_ps(panels[p].scales[block].as_ptr()));
             for (row, (sums, products)) in sums.iter_mut().zip(products).enumerate() {
                 let scale = _mm512_set1_ps(*activations.scales.get_unchecked((first + row) * blocks + block));
                 *sums = both(|p| {

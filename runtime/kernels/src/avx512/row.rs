@@ -44,7 +44,7 @@ fn together<const R: usize>(weights: &Blocks<'_>, activations: &Activations, row
     for row in row..row + R {
         // A prefetch of what is not there does nothing.
         let scales = weights.scales.as_ptr().wrapping_add((row + AHEAD.div_ceil(bytes)) * blocks);
-        for line in (0..blocks).step_by(LANES) {
+        for line in (0..blocks).step_by(2 * LANES) {
             _mm_prefetch::<_MM_HINT_T0>(scales.wrapping_add(line).cast());
         }
     }
@@ -52,7 +52,7 @@ fn together<const R: usize>(weights: &Blocks<'_>, activations: &Activations, row
         let block = per_chunk * chunk;
         let here = (blocks - block).min(per_chunk);
         let byte_mask = u64::MAX >> (CHUNK / 2 - here * weights.size / 2);
-        let scale_mask = (1_u16 << here) - 1;
+        let scale_mask = (1_u8 << here) - 1;
         // SAFETY: the lengths of all slices follow from the shapes that were checked when they were made (`Blocks::new`,
         // `Activations::reset`); masks leave out what is past the end of a row.
         unsafe {
@@ -82,7 +82,8 @@ fn together<const R: usize>(weights: &Blocks<'_>, activations: &Activations, row
                 };
                 let product = _mm512_dpwssd_epi32(_mm512_setzero_si512(), zeros, negated);
                 let product = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(product, low, evens), high, odds);
-                let scale = _mm512_maskz_loadu_ps(scale_mask, weights.scales.as_ptr().add(row * blocks + block));
+                let scale = _mm_maskz_loadu_epi16(scale_mask, weights.scales.as_ptr().add(row * blocks + block).cast());
+                let scale = _mm512_cvtph_ps(_mm256_zextsi128_si256(scale));
                 let scale = _mm512_mul_ps(_mm512_permutexvar_ps(lane_block, scale), scales);
                 *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), scale, *sum);
             }

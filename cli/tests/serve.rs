@@ -35,7 +35,15 @@ impl Serving {
         Self::start(&[&["--bundle", toy().to_str().unwrap()], arguments].concat())
     }
 
+    fn toy_called(name: &str) -> Self {
+        Self::named(&["--bundle", toy().to_str().unwrap(), "--name", name], name)
+    }
+
     fn start(arguments: &[&str]) -> Self {
+        Self::named(arguments, "toy")
+    }
+
+    fn named(arguments: &[&str], name: &str) -> Self {
         let more = ["--listen", "127.0.0.1:0", "--json", "--threads", "1", "--log", "off"];
         let mut child = margay().args(more).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap());
@@ -44,7 +52,7 @@ impl Serving {
         let ready: Value = serde_json::from_str(&line).unwrap();
         let (_, address) = ready["status"].as_str().unwrap().split_once("://").unwrap();
         let address = address.trim_end_matches('/').to_owned();
-        assert_eq!(ready["model"], "toy");
+        assert_eq!(ready["model"], name);
         Self { child, said, address }
     }
 
@@ -139,6 +147,26 @@ fn curl_is_served() {
     ] {
         assert!(numbers.contains(line), "{line} is not in\n{numbers}");
     }
+}
+
+#[test]
+fn curl_commands_that_are_shown_work() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let server = Serving::toy_called("smollm2");
+    let mut seen = 0;
+    for document in ["README.md", "docs/serve.md"] {
+        let text = std::fs::read_to_string(root.join(document)).unwrap().replace("\\\n", " ");
+        for command in text.lines().filter(|line| line.starts_with("curl ")) {
+            let command = command.replacen("curl ", "curl -sSf ", 1).replace("127.0.0.1:8484", &server.address);
+            let output = Command::new("bash").args(["-c", &command]).output().unwrap();
+            let said = String::from_utf8(output.stdout).unwrap();
+            let answer: Value =
+                serde_json::from_str(&said).unwrap_or_else(|_| panic!("{document}: `{command}`: {said}"));
+            assert!(answer["choices"][0]["message"]["content"].is_string(), "{answer}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 2);
 }
 
 #[test]

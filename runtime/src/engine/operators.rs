@@ -4,6 +4,8 @@
 //! `margay.GatedBlockLinear` with two, a gate and what it gates; `margay.BlockLookup` takes rows of one. Codes and zero points lie
 //! as `MatMulNBits` has them, scales in half precision; all of a node's are one tensor, a piece of the file.
 
+use std::cell::RefCell;
+
 use margay_kernels::{Blocks, Linear, Parallel, Scratch};
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
 use ort::value::{TensorElementType, TensorRef};
@@ -62,7 +64,6 @@ impl Operator for BlockLinear {
             gated: self.gated,
             residual,
             matrices: Matrix::all(context, 1 + usize::from(residual))?,
-            scratch: Scratch::default(),
         };
         kernel.blocks()?;
         Ok(kernel)
@@ -75,7 +76,11 @@ struct BlockLinearKernel<'a> {
     gated: bool,
     residual: bool,
     matrices: Vec<Matrix<'a>>,
-    scratch: Scratch,
+}
+
+thread_local! {
+    /// Of all nodes together: those of a long prompt would take more memory than the model's activations if each had its own.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl BlockLinearKernel<'_> {
@@ -91,7 +96,6 @@ impl Kernel for BlockLinearKernel<'_> {
         let (shape, x) = x.try_extract_tensor::<f32>()?;
         let residual = if self.residual { context.input(1)? } else { None };
         let residual = residual.as_ref().map(|value| value.try_extract_tensor::<f32>()).transpose()?;
-        let mut scratch = std::mem::take(&mut self.scratch);
         let blocks = self.blocks()?;
         let outputs =
             if self.gated { blocks.first().map_or(0, Blocks::rows) } else { blocks.iter().map(Blocks::rows).sum() };
@@ -102,15 +106,14 @@ impl Kernel for BlockLinearKernel<'_> {
         let mut out = context.output(0, shape)?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
         let parallel = Pool { context, threads: self.threads };
-        let done = match (self.gated, blocks.as_slice()) {
-            (true, &[gate, up]) => self.linear.multiply_gated([gate, up], x, out, &mut scratch, &parallel),
-            (true, _) => return Err(ort::Error::new("a gate takes two matrices")),
+        let done = SCRATCH.with_borrow_mut(|scratch| match (self.gated, blocks.as_slice()) {
+            (true, &[gate, up]) => Ok(self.linear.multiply_gated([gate, up], x, out, scratch, &parallel)),
+            (true, _) => Err(ort::Error::new("a gate takes two matrices")),
             (false, blocks) => {
-                self.linear.multiply(blocks, residual.map(|(_, values)| values), x, out, &mut scratch, &parallel)
+                Ok(self.linear.multiply(blocks, residual.map(|(_, values)| values), x, out, scratch, &parallel))
             }
-        };
-        self.scratch = scratch;
-        done.map_err(ort::Error::wrap)
+        });
+        done?.map_err(ort::Error::wrap)
     }
 }
 

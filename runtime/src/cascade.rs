@@ -155,7 +155,7 @@ impl Cascade {
     /// [`crate::ErrorKind::InvalidRequest`] on a thread that belongs to a tokio runtime.
     pub fn stream_blocking(&self, request: Request, mode: Stream) -> Result<BlockingStream> {
         let runtime = self.blocking.handle()?;
-        Ok(BlockingStream::new(self.stream(request, mode), runtime))
+        Ok(BlockingStream::new(self.stream(request, mode), runtime, Arc::clone(&self.blocking)))
     }
 
     /// What the breaker before the large model lets through now.

@@ -37,6 +37,12 @@ impl Blocking {
     }
 }
 
+impl std::fmt::Debug for Blocking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Blocking")
+    }
+}
+
 impl Drop for Blocking {
     fn drop(&mut self) {
         // A plain drop waits for the threads, and panics on an asynchronous thread.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use margay_policy::Reason;
 use tokio::runtime::Handle;
 
+use super::blocking::Blocking;
 use super::outlet::Outlet;
 use crate::answer::{Answer, Origin};
 use crate::cloud::BoxFuture;
@@ -111,11 +112,13 @@ impl fmt::Debug for AnswerStream {
 pub struct BlockingStream {
     events: AnswerStream,
     runtime: Handle,
+    /// Whose runtime it is: the stream may outlive its cascade.
+    _blocking: Arc<Blocking>,
 }
 
 impl BlockingStream {
-    pub(super) fn new(events: AnswerStream, runtime: Handle) -> Self {
-        Self { events, runtime }
+    pub(super) fn new(events: AnswerStream, runtime: Handle, blocking: Arc<Blocking>) -> Self {
+        Self { events, runtime, _blocking: blocking }
     }
 }
 

@@ -266,13 +266,18 @@ async fn a_dropped_stream_stops_everything() {
 #[test]
 fn callers_without_a_runtime_stream_too() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (_server, cascade) = runtime.block_on(deferring([Reply::streams(&["book ", "a flight"])]));
+    let replies = [Reply::streams(&["book ", "a flight"]), Reply::streams(&["book ", "a flight"])];
+    let (_server, cascade) = runtime.block_on(deferring(replies));
     let events: Vec<_> = cascade.stream_blocking(request(), Stream::Hold).unwrap().map(Result::unwrap).collect();
     assert_eq!(events.len(), 3);
     let Some(StreamEvent::Done(answer)) = events.last() else { panic!("{events:?}") };
     assert_eq!(answer.text, "book a flight");
     let asynchronous = runtime.block_on(async { cascade.stream_blocking(request(), Stream::Hold).unwrap_err().kind() });
     assert_eq!(asynchronous, ErrorKind::InvalidRequest);
+    // A stream outlives its cascade.
+    let events = cascade.stream_blocking(request(), Stream::Hold).unwrap();
+    drop(cascade);
+    assert_eq!(events.map(Result::unwrap).count(), 3);
 }
 
 /// A large model that gives these pieces and then fails, or does not.

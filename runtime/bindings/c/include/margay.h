@@ -356,6 +356,10 @@ typedef struct margay_request_options {
   const char *budget_class;
   // What lets the cloud recognise a repeated question; NULL is a new key for every one.
   const char *idempotency_key;
+  // A JSON schema that the device's answer obeys; NULL is none. Needs a library built with the feature `constrained`.
+  const char *json_schema;
+  // A regular expression that the device's answer matches from beginning to end, likewise.
+  const char *regex;
 } margay_request_options;
 
 // What the model may use of the device. All zero but `size` is the CPU with a thread for each core.

@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use margay::{Cancel, Deadline, GenerateOptions, Message, Overflow, Privacy, Request, Sampling};
+use margay::{Cancel, Constraint, Deadline, GenerateOptions, Message, Overflow, Privacy, Request, Sampling};
 
 use crate::handle::{self, kind};
 use crate::input::{self, Versioned};
@@ -62,6 +62,10 @@ pub struct CRequestOptions {
     pub budget_class: *const c_char,
     /// What lets the cloud recognise a repeated question; NULL is a new key for every one.
     pub idempotency_key: *const c_char,
+    /// A JSON schema that the device's answer obeys; NULL is none. Needs a library built with the feature `constrained`.
+    pub json_schema: *const c_char,
+    /// A regular expression that the device's answer matches from beginning to end, likewise.
+    pub regex: *const c_char,
 }
 
 // SAFETY: pointers, numbers and bools.
@@ -104,6 +108,21 @@ unsafe fn request(options: &CRequestOptions) -> Result<Request, Failure> {
             input::texts(options.stop, options.stop_count, "stop")?,
         )
     };
+    // SAFETY: the caller's.
+    let (schema, regex) = unsafe {
+        (input::optional_text(options.json_schema, "json_schema")?, input::optional_text(options.regex, "regex")?)
+    };
+    let constraint = match (schema, regex) {
+        (None, None) => None,
+        (Some(schema), None) => Some(Constraint::JsonSchema(
+            serde_json::from_str(schema)
+                .map_err(|error| Failure::new(Status::InvalidRequest, format!("json_schema is not JSON: {error}")))?,
+        )),
+        (None, Some(regex)) => Some(Constraint::Regex(regex.to_owned())),
+        (Some(_), Some(_)) => {
+            return Err(Failure::new(Status::InvalidRequest, "json_schema and regex cannot hold at once"));
+        }
+    };
     let given = |value: f32| (value != 0.0).then_some(value);
     let generate = GenerateOptions {
         sampling: Sampling {
@@ -117,6 +136,7 @@ unsafe fn request(options: &CRequestOptions) -> Result<Request, Failure> {
         stop: stop.into_iter().map(str::to_owned).collect(),
         overflow: if options.slide { Overflow::Slide { keep: options.slide_keep } } else { Overflow::Error },
         raw_prompt: options.raw_prompt,
+        constraint,
         ..GenerateOptions::default()
     };
     generate.check()?;

@@ -319,6 +319,25 @@ static void engine_alone(margay_engine *engine, const char *expected) {
         OK(margay_request_destroy(drawn));
     }
 
+    /* Bound to a schema. */
+    margay_request_options bound = {.size = sizeof bound, .json_schema = "{\"enum\": [7]}"};
+    margay_request *number = NULL;
+    OK(margay_request_create(&bound, &number));
+    OK(margay_request_add_message(number, "user", "hello"));
+#ifdef CONSTRAINED
+    OK(margay_engine_generate(engine, number, NULL, NULL, &generation));
+    OK(margay_generation_read(generation, &info));
+    CHECK(strcmp(info.text, "7") == 0);
+    OK(margay_generation_destroy(generation));
+#else
+    FAILS(INVALID_REQUEST, margay_engine_generate(engine, number, NULL, NULL, &generation));
+#endif
+    OK(margay_request_destroy(number));
+    bound.regex = "[0-9]";
+    FAILS(INVALID_REQUEST, margay_request_create(&bound, &number));
+    bound = (margay_request_options){.size = sizeof bound, .json_schema = "{"};
+    FAILS(INVALID_REQUEST, margay_request_create(&bound, &number));
+
     /* Broken off by the callback: what there is. */
     written = (struct written){.engine = engine, .request = request, .break_after = 2};
     OK(margay_engine_generate(engine, request, on_token, &written, &generation));

@@ -25,6 +25,7 @@ fn compile(source: &str, into: &Path, flags: &[&str]) -> PathBuf {
     let program = into.join("program");
     let status = Command::new("gcc")
         .args(["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-pedantic", "-g"])
+        .args(if cfg!(feature = "constrained") { &["-DCONSTRAINED"][..] } else { &[] })
         .args(flags)
         .arg("-I")
         .arg(c().join("include"))

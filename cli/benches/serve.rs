@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 const CLIENTS: usize = 50;
 
 fn main() {
+    rustls::crypto::ring::default_provider().install_default().unwrap();
     let toy = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/fixtures/toy");
     let bundle = std::env::var_os("MARGAY_BENCH_BUNDLE").map_or_else(toy, PathBuf::from);
     let requests = std::env::var("MARGAY_BENCH_REQUESTS").map_or(20_000, |count| count.parse().unwrap());

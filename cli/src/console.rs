@@ -102,8 +102,11 @@ impl Drop for Bar {
     }
 }
 
-/// Prints an error and its causes to standard error, one a line. A cause that an earlier line already names is left out.
-pub fn complain(error: &dyn std::error::Error) {
+/// Prints an error, its causes and what to do about it to standard error, one a line. A cause that an earlier line already
+/// names is left out.
+pub fn complain(error: &Error) {
+    let advice = error.advice();
+    let error: &dyn std::error::Error = error;
     let mut said = error.to_string();
     let mut text = format!("error: {said}\n");
     let mut next = error.source();
@@ -114,6 +117,9 @@ pub fn complain(error: &dyn std::error::Error) {
             said = cause_text;
         }
         next = cause.source();
+    }
+    if let Some(advice) = advice {
+        text.push_str(&format!("  next: {advice}\n"));
     }
     // Nobody is left to tell if this fails.
     let _unread = io::stderr().write_all(text.as_bytes());

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use margay::ErrorKind;
+
 /// Short form of [`std::result::Result`] with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -44,6 +46,30 @@ pub enum Error {
 }
 
 impl Error {
+    /// What to do about it, where there is one answer.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        let Self::Runtime(error) = self else { return None };
+        match error.kind() {
+            ErrorKind::Library => Some("`margay doctor` says where the library is looked for"),
+            ErrorKind::Bundle | ErrorKind::Digest => {
+                Some("get the bundle again, or make it again; `margay bundle verify` checks every byte")
+            }
+            ErrorKind::Signature => {
+                Some("get the bundle again from whom you trust; `margay bundle inspect` says who signed it")
+            }
+            ErrorKind::ContextOverflow => Some("shorten the prompt, or ask for fewer tokens"),
+            ErrorKind::Provider => Some("`margay devices` lists what there is"),
+            ErrorKind::Configuration => Some("`margay config example` prints one that is right"),
+            ErrorKind::Tls => Some("check `roots`, pins and the clock; `margay doctor --config FILE` looks at them"),
+            ErrorKind::Unauthorized => Some("check `token`; `margay doctor --config FILE` looks at it"),
+            ErrorKind::Connect => Some("check the endpoint, the network and `proxy`"),
+            ErrorKind::Store => Some("is another process using it? each needs its own file"),
+            ErrorKind::Memory => Some("shorten the request, or raise --memory-cap"),
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(action: &str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { action: format!("{action} {}", path.display()), source }
     }

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use margay::Bundle;
 use margay::bundle::{CalibratedPolicy, Calibration};
-use margay::policy::{Feature, Policy, Rule, Threshold};
+use margay::policy::{Feature, Linear, MAX_KNOTS, Policy, Rule, Threshold};
 use margay_evaluation::certificate::{Certified, Guarantee, Target};
 use margay_evaluation::cost::{CostModel, DeviceCost, Unit};
 use margay_evaluation::evaluation::{Evaluation, OfGoal, Options};
-use margay_evaluation::fit::{LearnedRule, score_recorded};
+use margay_evaluation::fit::{Calibrator, LearnedRule, score_recorded};
 use margay_evaluation::goal::Goal;
 use margay_evaluation::guarantee::{Correction, RiskControl};
-use margay_evaluation::outcome::{Outcome, Table};
-use margay_evaluation::pairing::Pairing;
+use margay_evaluation::outcome::{Row, Table};
+use margay_evaluation::pairing::{Pairing, RIGHT};
 use margay_evaluation::report::{ChainReport, Details};
 use margay_evaluation::summary::ScoreKind;
 use margay_exporter::{SecretKey, write_policy};
@@ -28,7 +28,7 @@ const PENALTY: f64 = 1.0;
 /// Which rows of which tables are about which models.
 #[derive(Debug, Clone, Args)]
 pub struct TableArgs {
-    /// Outcome tables, CSV or JSON Lines by their ending
+    /// Outcome tables, Parquet, JSON Lines or CSV by their ending; several are read as one
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub outcomes: Vec<PathBuf>,
     /// The models, in the order in which they are asked
@@ -117,8 +117,21 @@ pub enum Learn {
     Benefit,
 }
 
+/// What makes a probability of learned log-odds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Probability {
+    /// A line in the log-odds, by Platt's targets
+    Platt,
+    /// The log-odds divided by a temperature
+    Temperature,
+    /// The non-decreasing map of least squared error
+    Isotonic,
+    /// The share of right answers in each of eight bins
+    Histogram,
+}
+
 impl CostArgs {
-    fn model(&self) -> CostModel {
+    pub(crate) fn model(&self) -> CostModel {
         let unit = match self.unit {
             CostUnit::Flops => Unit::Flops,
             CostUnit::Money => Unit::Money,
@@ -128,7 +141,7 @@ impl CostArgs {
         CostModel { unit, device: self.device_cost.map_or(DeviceCost::Recorded, DeviceCost::PerQuery) }
     }
 
-    fn interval(&self) -> Option<(f64, f64)> {
+    pub(crate) fn interval(&self) -> Option<(f64, f64)> {
         Some((*self.cost_interval.first()?, *self.cost_interval.get(1)?))
     }
 }
@@ -151,6 +164,10 @@ pub struct CalibrateArgs {
     /// Learn the rule from the signals that the tables record, in the place of --rule: post-hoc or benefit; needs --fit
     #[arg(long, value_name = "KIND", requires = "fit")]
     pub learn: Option<Learn>,
+    /// Calibrate the learned log-odds: platt or temperature (log-odds still), isotonic or histogram (then scores are
+    /// probabilities); with --learn post-hoc
+    #[arg(long, value_name = "METHOD", requires = "learn")]
+    pub probability: Option<Probability>,
     /// Outcome tables of other queries that the rule is learned on
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub fit: Vec<PathBuf>,
@@ -162,24 +179,13 @@ pub struct CalibrateArgs {
     pub sign: Option<PathBuf>,
 }
 
-/// The rows of several tables as one.
-fn read(paths: &[PathBuf]) -> Result<Table> {
-    let mut table = Table::default();
-    for path in paths {
-        for outcome in Table::read(path)?.into_rows() {
-            table.push(outcome)?;
-        }
-    }
-    Ok(table)
-}
-
 /// Measures a chain of models, prints what matters and writes the rest as JSON.
 ///
 /// # Errors
 /// [`Error`] naming the file, row, model or goal.
 pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation> {
-    let table = read(&args.table.outcomes)?;
-    let fit = if args.fit.is_empty() { None } else { Some(read(&args.fit)?) };
+    let table = Table::read_all(&args.table.outcomes)?;
+    let fit = if args.fit.is_empty() { None } else { Some(Table::read_all(&args.fit)?) };
     let models: Vec<&str> = args.table.chain.iter().map(String::as_str).collect();
     let mut options = Options {
         split: args.split.as_deref(),
@@ -219,15 +225,16 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
         return Err(Error::Usage("--chain: name two models, the bundle's and the one behind it".into()));
     };
     let bundle = Bundle::open(&args.bundle)?;
-    let mut table = read(&args.table.outcomes)?;
+    let mut table = Table::read_all(&args.table.outcomes)?;
     let mut rule = args.rule;
     if let Some(kind) = args.learn {
-        rule = learn(kind, &read(&args.fit)?, small, large)?;
-        table = rescored(table, small, &rule)?;
+        rule = learn(kind, args.probability, &Table::read_all(&args.fit)?, small, large)?;
+        // The scores are then what this rule gives in the runtime.
+        table = table.rescored(small, |row| score_recorded(&rule, row))?;
     }
-    let rows: Vec<&Outcome> = match &args.table.calibration {
+    let rows: Vec<Row<'_>> = match &args.table.calibration {
         Some(split) => table.split(split).collect(),
-        None => table.rows().iter().collect(),
+        None => table.rows().collect(),
     };
     let calibration = Pairing::join(rows.iter().copied(), small, large)?;
     let certified = match args.target.choose(&calibration)? {
@@ -258,43 +265,55 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
 }
 
 /// A rule for the policy, learned from all signals that the runtime computes and every row of the small model has.
-fn learn(kind: Learn, table: &Table, small: &str, large: &str) -> Result<Rule> {
+fn learn(kind: Learn, probability: Option<Probability>, table: &Table, small: &str, large: &str) -> Result<Rule> {
     let (of_small, of_large) = rows_of(table, small, large);
     let mut signals: Vec<&str> =
-        of_small.first().map(|row| row.signals.keys().map(String::as_str).collect()).unwrap_or_default();
-    signals.retain(|signal| {
-        signal.parse::<Feature>().is_ok() && of_small.iter().all(|row| row.signals.contains_key(*signal))
-    });
+        of_small.first().map(|row| row.signals().map(|(name, _)| name).collect()).unwrap_or_default();
+    signals
+        .retain(|signal| signal.parse::<Feature>().is_ok() && of_small.iter().all(|row| row.signal(signal).is_some()));
     let learned = match kind {
         Learn::PostHoc => LearnedRule::post_hoc(&of_small, &signals, PENALTY)?,
         Learn::Benefit => LearnedRule::benefit(&of_small, &of_large, &signals, PENALTY)?,
     };
-    Ok(learned.to_policy()?)
+    let rule = learned.to_policy()?;
+    match (probability, &rule) {
+        (None, _) => Ok(rule),
+        (Some(method), Rule::Linear(log_odds)) => calibrated(method, &rule, log_odds, &of_small),
+        (Some(_), _) => {
+            Err(Error::Usage("--probability: only the log-odds of --learn post-hoc can be calibrated".into()))
+        }
+    }
+}
+
+/// The rule through a calibrator that is fitted on the same rows.
+fn calibrated(method: Probability, rule: &Rule, log_odds: &Linear, rows: &[Row<'_>]) -> Result<Rule> {
+    /// Two knots for each edge between bins.
+    const BINS: usize = MAX_KNOTS / 2;
+    let scores: Vec<f64> = rows.iter().map(|row| score_recorded(rule, *row)).collect::<Result<_, _>>()?;
+    let right: Vec<bool> = rows.iter().map(|row| row.quality() >= RIGHT).collect();
+    let calibrator = match method {
+        Probability::Platt => Calibrator::platt(&scores, &right)?,
+        Probability::Temperature => {
+            let probabilities: Vec<f64> = scores.iter().map(|odds| 1.0 / (1.0 + (-odds).exp())).collect();
+            Calibrator::temperature(&probabilities, &right)?
+        }
+        Probability::Isotonic => Calibrator::isotonic_within(&scores, &right, MAX_KNOTS)?,
+        Probability::Histogram => Calibrator::histogram(&scores, &right, BINS)?,
+    };
+    Ok(calibrator.to_policy(log_odds)?)
 }
 
 /// Both models' rows by the name of the query.
-fn rows_of<'a>(table: &'a Table, small: &str, large: &str) -> (Vec<&'a Outcome>, Vec<&'a Outcome>) {
+fn rows_of<'a>(table: &'a Table, small: &str, large: &str) -> (Vec<Row<'a>>, Vec<Row<'a>>) {
     let of = |model: &str| {
-        let mut rows: Vec<&Outcome> = table.rows().iter().filter(|row| row.model == model).collect();
-        rows.sort_by(|a, b| a.query.cmp(&b.query));
+        let mut rows: Vec<Row<'_>> = table.rows().filter(|row| row.model() == model).collect();
+        rows.sort_by(|a, b| a.query().cmp(b.query()));
         rows
     };
     (of(small), of(large))
 }
 
-/// The table with the small model's scores as this rule gives them in the runtime.
-fn rescored(table: Table, small: &str, rule: &Rule) -> Result<Table> {
-    let mut scored = Table::default();
-    for mut row in table.into_rows() {
-        if row.model == small {
-            row.score = Some(score_recorded(rule, &row)?);
-        }
-        scored.push(row)?;
-    }
-    Ok(scored)
-}
-
-fn per_task(target: &Goal, rows: &[&Outcome], small: &str, large: &str) -> Result<BTreeMap<String, Guarantee>> {
+fn per_task(target: &Goal, rows: &[Row<'_>], small: &str, large: &str) -> Result<BTreeMap<String, Guarantee>> {
     let (Target::Risk { risk, at_most }, Some(level)) = (target.target, target.level) else {
         return Err(Error::Usage(format!("--per-task: {target} is no risk at a level, such as risk<=0.05@0.95")));
     };

@@ -77,6 +77,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "margay serve --config margay.toml --listen 0.0.0.0:8484 --token-file token --tls-cert server.pem --tls-key server.key",
         ],
     ),
+    (
+        "gateway",
+        &["margay gateway --serial /dev/ttyUSB0 --config margay.toml", "margay gateway --serial tcp:127.0.0.1:5555"],
+    ),
     ("config check", &["margay config check margay.toml"]),
     ("config example", &["margay config example"]),
     ("audit", &["margay audit audit.jsonl --summary"]),

@@ -8,6 +8,7 @@ pub mod authority;
 pub mod bench;
 pub mod bundle;
 pub mod chat;
+pub mod compare;
 pub mod config;
 pub mod console;
 pub mod demo;
@@ -54,6 +55,8 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Choose a threshold on an outcome table and bind it to a bundle
     Calibrate(Box<evaluate::CalibrateArgs>),
+    /// Compare two bundles, or two outcome tables, on the same queries
+    Compare(Box<compare::CompareArgs>),
     /// Keep what a large model thinks of every training target
     Annotate(annotate::AnnotateArgs),
     /// Train a model from a recipe
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args, &mut console).map(drop),
         Command::Evaluate(args) => evaluate::evaluate(&args, &mut console).map(drop),
         Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
+        Command::Compare(args) => compare::compare(&args, &mut console).map(drop),
         Command::Annotate(args) => annotate::annotate(&args, &mut console).map(drop),
         Command::Train(args) => train::train(&args, &mut console),
         Command::Export(args) => export::run(&args, &mut console),

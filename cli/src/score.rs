@@ -195,8 +195,8 @@ fn open_table(path: &Path, model: &str) -> Result<(File, Vec<(String, f64)>)> {
         return Err(Error::Usage(message));
     }
     let table = Table::from_csv(&content[..whole])?;
-    let ours = table.rows().iter().filter(|row| row.model == model);
-    Ok((file, ours.map(|row| (row.query.clone(), row.quality)).collect()))
+    let ours = table.rows().filter(|row| row.model() == model);
+    Ok((file, ours.map(|row| (row.query().to_owned(), row.quality())).collect()))
 }
 
 fn header() -> Result<Vec<u8>> {

@@ -92,6 +92,26 @@ fn nothing_but_a_terminal_is_given_colours() {
 }
 
 #[test]
+fn errors_say_what_to_do_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("margay.toml");
+    std::fs::write(&config, "version = 7").unwrap();
+    for (arguments, variables, next) in [
+        (&["config", "check", config.to_str().unwrap()][..], &[][..], "margay config example"),
+        (&["devices"], &[("ORT_DYLIB_PATH", "/nowhere/lib.so")], "margay doctor"),
+        (
+            &["generate", "--bundle", toy().to_str().unwrap(), "--prompt", "x", "--max-tokens", "9999"],
+            &[],
+            "fewer tokens",
+        ),
+    ] {
+        let said = text(&margay(arguments, variables).stderr);
+        let last = said.lines().last().unwrap();
+        assert!(last.starts_with("  next: ") && last.contains(next), "{said}");
+    }
+}
+
+#[test]
 fn every_help_has_examples() {
     for command in ["serve", "generate", "export", "train", "doctor", "audit"] {
         let help = text(&margay(&[command, "--help"], &[]).stdout);

@@ -7,6 +7,10 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
+use margay::cloud::{BoxFuture, CloudAnswer, LargeModel};
+use margay::{Bundle, Request, Tokens};
+use margay_cli::authority::Authority;
+use margay_cli::serve::{Model, Options, Server};
 use serde_json::{Value, json};
 
 fn toy() -> PathBuf {
@@ -28,15 +32,27 @@ struct Serving {
 
 impl Serving {
     fn toy(arguments: &[&str]) -> Self {
-        let bundle = ["--bundle", toy().to_str().unwrap()].map(str::to_owned);
+        Self::start(&[&["--bundle", toy().to_str().unwrap()], arguments].concat())
+    }
+
+    fn toy_called(name: &str) -> Self {
+        Self::named(&["--bundle", toy().to_str().unwrap(), "--name", name], name)
+    }
+
+    fn start(arguments: &[&str]) -> Self {
+        Self::named(arguments, "toy")
+    }
+
+    fn named(arguments: &[&str], name: &str) -> Self {
         let more = ["--listen", "127.0.0.1:0", "--json", "--threads", "1", "--log", "off"];
-        let mut child = margay().args(bundle).args(more).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = margay().args(more).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap();
-        let address = ready["status"].as_str().unwrap().trim_start_matches("http://").trim_end_matches('/').to_owned();
-        assert_eq!(ready["model"], "toy");
+        let (_, address) = ready["status"].as_str().unwrap().split_once("://").unwrap();
+        let address = address.trim_end_matches('/').to_owned();
+        assert_eq!(ready["model"], name);
         Self { child, said, address }
     }
 
@@ -131,6 +147,26 @@ fn curl_is_served() {
     ] {
         assert!(numbers.contains(line), "{line} is not in\n{numbers}");
     }
+}
+
+#[test]
+fn curl_commands_that_are_shown_work() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let server = Serving::toy_called("smollm2");
+    let mut seen = 0;
+    for document in ["README.md", "docs/serve.md"] {
+        let text = std::fs::read_to_string(root.join(document)).unwrap().replace("\\\n", " ");
+        for command in text.lines().filter(|line| line.starts_with("curl ")) {
+            let command = command.replacen("curl ", "curl -sSf ", 1).replace("127.0.0.1:8484", &server.address);
+            let output = Command::new("bash").args(["-c", &command]).output().unwrap();
+            let said = String::from_utf8(output.stdout).unwrap();
+            let answer: Value =
+                serde_json::from_str(&said).unwrap_or_else(|_| panic!("{document}: `{command}`: {said}"));
+            assert!(answer["choices"][0]["message"]["content"].is_string(), "{answer}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 2);
 }
 
 #[test]
@@ -240,4 +276,107 @@ fn asked_to_stop_it_finishes_what_it_has_begun() {
     let mut said = String::new();
     server.said.read_to_string(&mut said).unwrap();
     assert_eq!(said, "", "only what --json promises goes to standard output");
+}
+
+/// Says what it was asked last.
+struct Echo;
+
+impl LargeModel for Echo {
+    fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, margay::Result<CloudAnswer>> {
+        let mut answer = CloudAnswer::new(format!("you said: {}", request.messages.last().unwrap().content));
+        answer.usage = Some(Tokens { input: 1_000, output: 100 });
+        Box::pin(async { Ok(answer) })
+    }
+}
+
+/// The toy with a threshold that none of its answers reaches, as a folder with a `margay.toml` beside it.
+fn cascade(endpoint: &str, authority: &Authority) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let small = folder.path().join("small");
+    std::fs::create_dir(&small).unwrap();
+    for entry in std::fs::read_dir(toy()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), small.join(entry.file_name())).unwrap();
+    }
+    let digest = Bundle::open(toy()).unwrap().model_digest().to_string();
+    let calibration =
+        json!({"method": "by hand", "target": 0.0, "data": "none", "sample_size": 0, "guarantee": "none"});
+    let policy = json!({"rule": "chow-average", "default": -1e-6, "tasks": {}});
+    let policy = json!({"model_digest": digest, "policy": policy, "calibration": calibration});
+    std::fs::write(small.join("policy.json"), policy.to_string()).unwrap();
+    let path = small.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let listed = margay::bundle::manifest::FileEntry::of(&small, "policy.json").unwrap();
+    let files = manifest["files"].as_array_mut().unwrap();
+    files.push(serde_json::to_value(listed).unwrap());
+    files.sort_by_key(|file| file["path"].as_str().unwrap().to_owned());
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+    let toml = format!(
+        "version = 1\n[device]\nbundle = \"small\"\n\
+         [cloud.server]\nendpoint = \"{endpoint}\"\nmodel = \"large\"\nroots = {{ pem = \"ca.pem\" }}\n\
+         [privacy]\naudit = \"audit.jsonl\"\n\
+         [budget]\nfile = \"budget.redb\"\ninput_price = \"2.50\"\noutput_price = \"10\"\n\
+         [[budget.limit]]\nper = \"day\"\nmoney = \"0.01\"\n"
+    );
+    std::fs::write(folder.path().join("margay.toml"), toml).unwrap();
+    folder
+}
+
+#[test]
+fn a_configuration_is_served_with_everything_that_stands_before_its_cloud() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let authority = Authority::new().unwrap();
+    let options = Options::new("large").tls(authority.server_config());
+    let cloud = runtime.block_on(async { Server::start(Model::cloud(std::sync::Arc::new(Echo)), options).unwrap() });
+    let folder = cascade(&cloud.endpoint(), &authority);
+    let config = folder.path().join("margay.toml");
+    let server = Serving::start(&["--config", config.to_str().unwrap()]);
+    let ask = |more: Value| server.curl("/v1/chat/completions", &["-i", "-d", &question(more).to_string()]);
+
+    let (status, answer) = ask(json!({"messages": [{"role": "user", "content": "write to ada@example.com"}]}));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert_eq!(status, 200, "{answer}");
+    assert!(
+        head.contains("x-margay-origin: cloud") && head.contains("x-margay-reason: early-low-confidence"),
+        "{head}"
+    );
+    assert!(head.contains("x-margay-threshold: -0.000001") && head.contains("x-margay-score: -"), "{head}");
+    let body: Value = serde_json::from_str(body).unwrap();
+    // The address was taken out on the way, put back in the answer, and what it cost is known.
+    assert_eq!(body["choices"][0]["message"]["content"], "you said: write to ada@example.com");
+    assert_eq!((&body["margay"]["cost"], &body["usage"]["prompt_tokens"]), (&json!("0.003500"), &json!(1000)));
+    assert!(
+        std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap().contains("\"redactions\":{\"EMAIL\":1}")
+    );
+
+    // A stream that is deferred says whose it is before it begins.
+    let (_, streamed) = ask(json!({"stream": true}));
+    assert!(
+        streamed.contains("x-margay-origin: cloud") && streamed.contains("\"content\":\"you said: hello\""),
+        "{streamed}"
+    );
+    // What would cost more than is left stays here, with the reason.
+    let (_, over) = ask(json!({"max_tokens": 300}));
+    assert!(over.contains("x-margay-origin: local") && over.contains("x-margay-reason: over-budget"), "{over}");
+    let (_, report) = server.curl("/status", &[]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["answers"]["cloud"], &report["cost_today"]["money"]), (&json!(2), &json!("0.007000")));
+    assert_eq!(report["deferral"], json!({"unsure": 3, "of": 3}));
+}
+
+#[test]
+fn it_speaks_tls_with_a_certificate_of_one_s_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("server.pem"), folder.path().join("server.key"));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let server = Serving::toy(&["--tls-cert", certificate, "--tls-key", key]);
+    let url = format!("https://{}/healthz", server.address);
+    for (arguments, works) in [(&["--cacert", certificate][..], true), (&[], false)] {
+        let output = Command::new("curl").args(["-sS", &url]).args(arguments).output().unwrap();
+        assert_eq!(output.status.success(), works, "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }

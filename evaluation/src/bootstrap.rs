@@ -150,7 +150,7 @@ impl Bootstrap {
         let groups: Vec<Vec<Vec<Option<f64>>>> = (0..self.groups())
             .into_par_iter()
             .map_init(buffers, |(draws, weights), group| {
-                let counts = draws.draw(self.seed, group);
+                let counts = draws.draw(self.seed, group, self.lanes(group).len());
                 let mut of_lane = |lane: usize| {
                     for (pairing, weights) in pairings.iter().zip(weights.iter_mut()) {
                         for (at, from) in pairing.by_query().iter().zip(first.by_query()) {
@@ -183,8 +183,8 @@ impl Bootstrap {
             .map_init(
                 || Draws::new(pairing.len()),
                 |draws, group| {
-                    let numbers = track.sweep(draws.draw(self.seed, group), wanted);
-                    numbers.into_iter().take(self.lanes(group).len()).collect()
+                    let lanes = self.lanes(group).len();
+                    track.sweep(draws.draw(self.seed, group, lanes), lanes, wanted)
                 },
             )
             .collect();

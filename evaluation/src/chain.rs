@@ -3,15 +3,14 @@
 //! A query goes to the first model; each model but the last keeps it if its score is at least the model's threshold,
 //! else hands it on. Every model that was asked is paid.
 
-use std::collections::{BTreeMap, HashMap};
-
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::CostModel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extended;
-use crate::outcome::{Outcome, recorded};
+use crate::joined::{self, Joined};
+use crate::outcome::Row;
 
 /// Most threshold vectors of a grid.
 pub const MAX_GRID: usize = 1 << 20;
@@ -53,46 +52,27 @@ impl Chain {
     /// [`ErrorKind::Invalid`] for fewer than two models, one named twice, or no queries; [`ErrorKind::MissingPair`]
     /// naming a query that a model lacks; [`ErrorKind::Duplicate`]; [`ErrorKind::MissingValue`] for an empty `score`
     /// (all models but the last) or an empty column of the cost's unit.
-    pub fn join<'a>(rows: impl IntoIterator<Item = &'a Outcome>, models: &[&str], cost: &CostModel) -> Result<Self> {
-        let position: HashMap<&str, usize> = models.iter().enumerate().map(|(at, model)| (*model, at)).collect();
-        if models.len() < 2 || position.len() < models.len() {
-            return Err(Error::new(ErrorKind::Invalid, "a chain needs at least two models, each once"));
-        }
-        let mut by_query: BTreeMap<&str, Vec<Option<&Outcome>>> = BTreeMap::new();
-        for row in rows {
-            let Some(&at) = position.get(row.model.as_str()) else { continue };
-            let of_query = by_query.entry(&row.query).or_insert_with(|| vec![None; models.len()]);
-            if of_query[at].replace(row).is_some() {
-                let message = format!("a second row for query `{}` and model `{}`", row.query, row.model);
-                return Err(Error::new(ErrorKind::Duplicate, message));
-            }
-        }
-        if by_query.is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, "no queries"));
-        }
-        let empty = || Link { quality: Vec::new(), cost: Vec::new(), scores: Vec::new() };
-        let mut links: Vec<Link> = models.iter().map(|_| empty()).collect();
-        for (query, of_query) in by_query {
-            for (at, (row, link)) in of_query.into_iter().zip(&mut links).enumerate() {
-                let Some(row) = row else {
-                    let message = format!("query `{query}` has no row for model `{}`", models[at]);
-                    return Err(Error::new(ErrorKind::MissingPair, message));
-                };
-                link.quality.push(row.quality);
-                link.cost.push(cost.of(row, at == 0)?);
-                if at + 1 < models.len() {
-                    link.scores.push(recorded(row, "score", row.score)?);
-                } else {
-                    link.scores.extend(row.score);
-                }
-            }
-        }
-        // The last model's scores are of use only if every query has one.
-        let queries = links.first().map_or(0, |link| link.quality.len());
-        if let Some(last) = links.last_mut().filter(|last| last.scores.len() < queries) {
-            last.scores.clear();
-        }
-        Ok(Self { models: models.iter().map(|model| (*model).to_owned()).collect(), links })
+    pub fn join<'a, R: Into<Row<'a>>>(
+        rows: impl IntoIterator<Item = R>,
+        models: &[&str],
+        cost: &CostModel,
+    ) -> Result<Self> {
+        Self::of(Joined::of(rows, models, cost)?, models)
+    }
+
+    fn of(joined: Joined<'_>, models: &[&str]) -> Result<Self> {
+        let (_, links, by_name) = joined.finish()?;
+        let ordered = |column: Vec<f64>| by_name.iter().map(|at| column[*at as usize]).collect::<Vec<_>>();
+        let link = |link: joined::Link| Link {
+            quality: ordered(link.quality),
+            cost: ordered(link.cost),
+            // The last model's scores are of use only if every query has one.
+            scores: Some(ordered(link.score)).filter(|scores| !scores.iter().any(|s| s.is_nan())).unwrap_or_default(),
+        };
+        Ok(Self {
+            models: models.iter().map(|model| (*model).to_owned()).collect(),
+            links: links.into_iter().map(link).collect(),
+        })
     }
 
     /// The models, in the order in which they are asked.

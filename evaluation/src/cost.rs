@@ -8,8 +8,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::outcome::{Outcome, recorded};
-use crate::pairing::{Pair, Pairing};
+use crate::joined::Joined;
+use crate::outcome::Row;
+use crate::pairing::Pairing;
 
 /// How rows of an outcome table are costed. The default is FLOPs, the device's as recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -57,13 +58,15 @@ impl CostModel {
     /// # Errors
     /// [`ErrorKind::MissingValue`] naming the column that the unit needs and the row lacks, [`ErrorKind::Invalid`] for
     /// a price that is negative or not finite.
-    pub fn of(&self, row: &Outcome, on_device: bool) -> Result<f64> {
+    pub fn of<'a>(&self, row: impl Into<Row<'a>>, on_device: bool) -> Result<f64> {
+        let row: Row<'_> = row.into();
+        let flops = || row.flops().ok_or_else(|| row.lacks("flops"));
         let cost = match (self.device, self.unit) {
             (DeviceCost::PerQuery(cost), _) if on_device => cost,
-            (_, Unit::Flops) => recorded(row, "flops", row.flops)?,
-            (_, Unit::Money) => recorded(row, "cost", row.cost)?,
-            (_, Unit::Milliseconds) => recorded(row, "latency_ms", row.latency_ms)?,
-            (_, Unit::Joules { per_flop, .. }) if on_device => per_flop * recorded(row, "flops", row.flops)?,
+            (_, Unit::Flops) => flops()?,
+            (_, Unit::Money) => row.cost().ok_or_else(|| row.lacks("cost"))?,
+            (_, Unit::Milliseconds) => row.latency_ms().ok_or_else(|| row.lacks("latency_ms"))?,
+            (_, Unit::Joules { per_flop, .. }) if on_device => per_flop * flops()?,
             (_, Unit::Joules { per_call, .. }) => per_call,
         };
         if cost.is_finite() && cost >= 0.0 {
@@ -77,20 +80,13 @@ impl CostModel {
     ///
     /// # Errors
     /// As [`Pairing::join`] and [`CostModel::of`].
-    pub fn join<'a>(&self, rows: impl IntoIterator<Item = &'a Outcome>, small: &str, large: &str) -> Result<Pairing> {
-        let pairs = Pairing::rows_of_both(rows, small, large)?.into_iter().map(|(small, large)| {
-            Ok(Pair {
-                query: small.query.clone(),
-                score: recorded(small, "score", small.score)?,
-                small_quality: small.quality,
-                large_quality: large.quality,
-                small_flops: self.of(small, true)?,
-                large_flops: self.of(large, false)?,
-                small_latency_ms: small.latency_ms,
-                large_latency_ms: large.latency_ms,
-            })
-        });
-        Pairing::new(pairs.collect::<Result<_>>()?)
+    pub fn join<'a, R: Into<Row<'a>>>(
+        &self,
+        rows: impl IntoIterator<Item = R>,
+        small: &str,
+        large: &str,
+    ) -> Result<Pairing> {
+        Pairing::of(Joined::of(rows, &[small, large], self)?)
     }
 }
 
@@ -118,6 +114,7 @@ impl fmt::Display for CostModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Outcome;
 
     fn rows() -> [Outcome; 2] {
         ["small", "large"].map(|model| Outcome {

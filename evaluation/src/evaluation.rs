@@ -1,6 +1,6 @@
 #![doc = include_str!("../EVALUATION.md")]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::file::{read_json, write_json};
 use crate::fit::{LearnedRule, Spread};
 use crate::goal::Goal;
+use crate::joined;
 use crate::measures;
-use crate::outcome::{Outcome, SIGNAL_PREFIX, Table};
-use crate::pairing::{Pair, Pairing};
+use crate::outcome::{Row, SIGNAL_PREFIX, Table};
+use crate::pairing::Pairing;
 use crate::sample::Sample;
 use crate::summary::{Confidence, MAX_CURVE_POINTS, ScoreKind};
 use crate::tuning::Tuning;
@@ -242,13 +243,9 @@ impl Evaluation {
     /// As [`Chain::join`], [`Goal::choose`] and [`Bootstrap::intervals`]; [`ErrorKind::Invalid`] for goals without a
     /// calibration split, with one that is also scored, or for a chain of more than two models.
     pub fn from_table(table: &Table, models: &[&str], options: &Options<'_>) -> Result<Self> {
-        let scored: Vec<&Outcome> = table.rows().iter().filter(|row| options.scores(row)).collect();
-        let chain = Chain::join(scored.iter().copied(), models, &options.cost)?;
-        let pair = if let [small, large] = models {
-            Some(options.cost.join(scored.iter().copied(), small, large)?)
-        } else {
-            None
-        };
+        let scored = || table.rows().filter(|row| options.scores(*row));
+        let chain = Chain::join(scored(), models, &options.cost)?;
+        let pair = if let [small, large] = models { Some(options.cost.join(scored(), small, large)?) } else { None };
         let points = match &pair {
             Some(pairing) => thinned(&pairing.curve()),
             None => pareto(&chain.grid(grid_steps(models.len()))?),
@@ -299,7 +296,7 @@ impl Evaluation {
             band,
             tuning: options.tuning(table, models, &chain, area.interval)?,
             ibc_lift: pair.as_ref().map(|pairing| ibc_lift(&pairing.curve(), &alone)).unwrap_or_default(),
-            tasks: by_task(&scored, models, options)?,
+            tasks: by_task(scored(), models, options)?,
             rules: pair.as_ref().map(|pairing| rules(pairing, table, models, options)).transpose()?.unwrap_or_default(),
             certificates: options.certificates(table, models, &chain)?,
             alone: alone.into_iter().collect(),
@@ -331,17 +328,17 @@ impl Evaluation {
 }
 
 impl Options<'_> {
-    pub(crate) fn scores(&self, row: &Outcome) -> bool {
+    pub(crate) fn scores(&self, row: Row<'_>) -> bool {
         match self.split {
-            Some(split) => row.split.as_deref() == Some(split),
-            None => self.calibration.is_none() || row.split.as_deref() != self.calibration,
+            Some(split) => row.split() == Some(split),
+            None => self.calibration.is_none() || row.split() != self.calibration,
         }
     }
 
     /// Rows to fit on; none if there are no others than those scored.
-    fn fitted_on<'t>(&'t self, table: &'t Table) -> Vec<&'t Outcome> {
+    fn fitted_on<'t>(&'t self, table: &'t Table) -> Vec<Row<'t>> {
         match (self.fit, self.calibration) {
-            (Some(fit), _) => fit.rows().iter().collect(),
+            (Some(fit), _) => fit.rows().collect(),
             (None, Some(calibration)) if self.split != Some(calibration) => table.split(calibration).collect(),
             _ => Vec::new(),
         }
@@ -453,7 +450,7 @@ impl OfPair {
     }
 }
 
-fn thinned(curve: &Curve) -> Vec<ChainPoint> {
+pub(crate) fn thinned(curve: &Curve) -> Vec<ChainPoint> {
     curve.thinned(MAX_CURVE_POINTS).into_iter().map(ChainPoint::from).collect()
 }
 
@@ -509,28 +506,27 @@ fn intervals(pairing: &Pairing, options: &Options<'_>) -> Result<(BTreeMap<Strin
 
 fn rules(pairing: &Pairing, table: &Table, models: &[&str], options: &Options<'_>) -> Result<BTreeMap<String, OfRule>> {
     let [small, large] = models else { return Ok(BTreeMap::new()) };
-    let scored = table.rows().iter().filter(|row| row.model == *small && options.scores(row));
-    let rows: HashMap<&str, &Outcome> = scored.map(|row| (row.query.as_str(), row)).collect();
-    let mut signals: BTreeSet<&str> = rows.values().flat_map(|row| row.signals.keys()).map(String::as_str).collect();
-    signals.retain(|signal| rows.values().all(|row| row.signals.contains_key(*signal)));
+    let scored = table.rows().filter(|row| row.model() == *small && options.scores(*row));
+    let rows: Vec<Row<'_>> = pairing.aligned(scored.map(|row| (row.query(), row))).into_iter().flatten().collect();
+    let mut signals: BTreeSet<&str> =
+        rows.first().map(|row| row.signals().map(|(name, _)| name).collect()).unwrap_or_default();
+    signals.retain(|signal| rows.iter().all(|row| row.signal(signal).is_some()));
     let ideal = pairing.oracle().curve();
-    let measure = |score: &dyn Fn(&Outcome) -> Option<f64>| {
+    let measure = |score: &dyn Fn(Row<'_>) -> Option<f64>| {
         // A rule that cannot score a query scores it NaN, which a pairing refuses.
-        let score = |pair: &Pair| rows.get(pair.query.as_str()).and_then(|row| score(row)).unwrap_or(f64::NAN);
-        let rescored = pairing.rescored(score)?;
+        let rescored = pairing.with_scores(rows.iter().map(|row| score(*row).unwrap_or(f64::NAN)).collect())?;
         let sample = rescored.sample();
         let of = OfPair::of(&sample, &ideal);
         let (auroc, benefit_auroc) = (sample.auroc(), sample.benefit_auroc());
         Ok::<_, Error>(OfRule { audc: of.audc, s_d: of.s_d(), auroc, benefit_auroc })
     };
-    let mut rules = BTreeMap::from([("score".to_owned(), measure(&|row| row.score)?)]);
+    let mut rules = BTreeMap::from([("score".to_owned(), measure(&|row| row.score())?)]);
     for signal in &signals {
-        rules.insert(format!("{SIGNAL_PREFIX}{signal}"), measure(&|row| row.signals.get(*signal).copied())?);
+        rules.insert(format!("{SIGNAL_PREFIX}{signal}"), measure(&|row| row.signal(signal))?);
     }
     let fitted_on = options.fitted_on(table);
     if !fitted_on.is_empty() {
-        let both = Pairing::rows_of_both(fitted_on, small, large)?;
-        let (of_small, of_large): (Vec<&Outcome>, Vec<&Outcome>) = both.into_iter().unzip();
+        let (of_small, of_large) = joined::rows_of_both(fitted_on, small, large)?;
         let signals: Vec<&str> = signals.into_iter().collect();
         let post_hoc = LearnedRule::post_hoc(&of_small, &signals, PENALTY);
         let benefit = LearnedRule::benefit(&of_small, &of_large, &signals, PENALTY);
@@ -542,12 +538,16 @@ fn rules(pairing: &Pairing, table: &Table, models: &[&str], options: &Options<'_
     Ok(rules)
 }
 
-fn by_task(scored: &[&Outcome], models: &[&str], options: &Options<'_>) -> Result<BTreeMap<String, OfTask>> {
+fn by_task<'a>(
+    scored: impl Iterator<Item = Row<'a>> + Clone,
+    models: &[&str],
+    options: &Options<'_>,
+) -> Result<BTreeMap<String, OfTask>> {
     let [small, large] = models else { return Ok(BTreeMap::new()) };
-    if scored.iter().any(|row| row.model == *small && row.task.is_none()) {
+    if scored.clone().any(|row| row.model() == *small && row.task().is_none()) {
         return Ok(BTreeMap::new());
     }
-    let tasks = Pairing::join_by_task(scored.iter().copied(), small, large, &options.cost)?;
+    let tasks = Pairing::join_by_task(scored, small, large, &options.cost)?;
     let row = |(task, pairing): (String, Pairing)| {
         let of = OfPair::of(&pairing.sample(), &pairing.oracle().curve());
         let row = OfTask {

@@ -11,5 +11,6 @@ mod rule;
 
 pub use calibration::{Calibrator, Spread};
 pub use deployed::score_recorded;
-pub use router::{MAX_BITS, Router};
+pub use margay_policy::MAX_ROUTER_BITS;
+pub use router::{DeployedRouter, Router};
 pub use rule::{LearnedRule, LinearRule};

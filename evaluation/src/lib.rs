@@ -18,14 +18,14 @@
 //! ```
 //!
 //! ```text
-//! outcomes.csv -> Table -> Pairing -> Sample -> Curve -> measures      what it is worth
-//! (or .jsonl)       |         |          ^                   |
-//!                   |         |      Bootstrap  <------------+         how sure we are
-//!                   |         +-> Goal: threshold, guarantee           what to ship, with its Certificate
-//!                   |         +-> Summary (summary.json) -> Report     what to show (report.html)
-//!                   +-> fit: learned rules, calibrators                what to score by
-//!                   +-> Chain: two and more models -> Tuning: their thresholds by a joint model
-//!                   +-> Evaluation (one JSON of all of it)
+//! outcomes.csv  -> Table -> Pairing -> Sample -> Curve -> measures    what it is worth
+//! (or .jsonl,        |         |          ^                   |
+//!  .parquet)         |         |      Bootstrap  <------------+       how sure we are
+//!                    |         +-> Goal: threshold, guarantee         what to ship, with its Certificate
+//!                    |         +-> Summary (summary.json) -> Report   what to show (report.html)
+//!                    +-> fit: learned rules, calibrators              what to score by
+//!                    +-> Chain: two and more models -> Tuning: their thresholds by a joint model
+//!                    +-> Evaluation (one JSON of all of it), Contrast (of two cascades)
 //! ```
 //!
 //! Everything works on outcome tables ([`outcome`]), so other people's logs can be read too. Definitions that differ
@@ -37,6 +37,7 @@
 pub mod bootstrap;
 pub mod certificate;
 pub mod chain;
+pub mod contrast;
 pub mod cost;
 pub mod curve;
 pub mod drift;
@@ -47,6 +48,7 @@ mod file;
 pub mod fit;
 pub mod goal;
 pub mod guarantee;
+mod joined;
 pub mod measures;
 pub mod outcome;
 pub mod pairing;

@@ -1,20 +1,32 @@
 #![doc = include_str!("../OUTCOMES.md")]
 
+mod columns;
 mod json_lines;
+mod names;
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "outcome/no_parquet.rs"]
+mod parquet;
 mod reader;
+mod row;
+mod table;
 mod writer;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::file::write_atomically;
 
+#[cfg(feature = "parquet")]
+pub use self::parquet::{ParquetReader, ParquetWriter};
 pub use json_lines::{JsonLinesReader, JsonLinesWriter};
 pub use reader::Reader;
+pub use row::Row;
+pub use table::Table;
 pub use writer::Writer;
+
+pub(crate) use names::Names;
 
 /// Longest text field (query, model, task, ...), in bytes. Long prompts are named by a digest or an id instead.
 pub const MAX_FIELD_BYTES: usize = 64 << 10;
@@ -24,6 +36,10 @@ pub const MAX_ROW_BYTES: usize = 1 << 20;
 pub const MAX_COLUMNS: usize = 512;
 /// Most rows held in memory as a [`Table`]; a [`Reader`] has no such limit.
 pub const MAX_ROWS: usize = 16 << 20;
+/// Most bytes of distinct texts of one kind (queries, digests, ...) held in memory.
+pub const MAX_TEXT_BYTES: usize = 2 << 30;
+/// Most tokens of a prompt or an answer: what a signed 64-bit integer, as Parquet has them, holds.
+pub const MAX_TOKENS: u64 = i64::MAX as u64;
 
 /// Columns that every table has, in the order written.
 pub const REQUIRED_COLUMNS: [&str; 3] = ["query", "model", "quality"];
@@ -121,12 +137,46 @@ impl Outcome {
                 return Err(Error::new(ErrorKind::Value, format!("{amount} is less than 0")).at_column(column));
             }
         }
+        for (column, tokens) in [("tokens_in", self.tokens_in), ("tokens_out", self.tokens_out)] {
+            if let Some(tokens) = tokens.filter(|tokens| *tokens > MAX_TOKENS) {
+                let message = format!("{tokens} is over the cap of {MAX_TOKENS}");
+                return Err(Error::new(ErrorKind::Value, message).at_column(column));
+            }
+        }
         Ok(())
     }
 }
 
-fn is_json_lines(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "jsonl" || extension == "ndjson")
+/// How a table is written in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Comma-separated values with a header.
+    Csv,
+    /// One JSON object per line.
+    JsonLines,
+    /// Apache Parquet; reading and writing it needs the feature `parquet`.
+    Parquet,
+}
+
+impl Format {
+    /// By the ending of a file's name: `.parquet`, `.jsonl` or `.ndjson`; anything else is CSV.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("parquet") => Self::Parquet,
+            Some("jsonl" | "ndjson") => Self::JsonLines,
+            _ => Self::Csv,
+        }
+    }
+}
+
+/// Rows one after the other, each checked, into a row that is used again.
+trait RowSource {
+    /// Reads the next row over what is in `outcome`; false at the end, and then `outcome` is anything.
+    fn fill(&mut self, outcome: &mut Outcome) -> Result<bool>;
+
+    /// The row read last, as errors count it.
+    fn row(&self) -> u64;
 }
 
 fn check_length(text: &str) -> Result<()> {
@@ -142,145 +192,6 @@ fn check_finite(number: f64) -> Result<()> {
         return Err(Error::new(ErrorKind::Value, format!("{number} is not a finite number")));
     }
     Ok(())
-}
-
-/// A field that the question asked needs.
-pub(crate) fn recorded(row: &Outcome, column: &str, value: Option<f64>) -> Result<f64> {
-    value.ok_or_else(|| {
-        let message = format!("is empty for query `{}` and model `{}`", row.query, row.model);
-        Error::new(ErrorKind::MissingValue, message).at_column(column)
-    })
-}
-
-/// An outcome table in memory: checked rows, at most one for each query and model.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Table {
-    rows: Vec<Outcome>,
-    seen: HashMap<String, BTreeSet<String>>,
-}
-
-impl Table {
-    /// The table in a file: JSON Lines if its name ends in `.jsonl` or `.ndjson`, else CSV.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`], or what is wrong with the table, with path, row and column.
-    pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path)
-            .map_err(|source| Error::new(ErrorKind::Io, "cannot open").at_path(path).with_source(source))?;
-        let table =
-            if is_json_lines(path) { Self::from_json_lines(BufReader::new(file)) } else { Self::from_csv(file) };
-        table.map_err(|error| error.at_path(path))
-    }
-
-    /// The table in a stream of CSV.
-    ///
-    /// # Errors
-    /// What is wrong with the table, with row and column.
-    pub fn from_csv(csv: impl Read) -> Result<Self> {
-        let mut table = Self::default();
-        let mut reader = Reader::new(csv)?;
-        while let Some(outcome) = reader.next().transpose()? {
-            table.insert(outcome).map_err(|error| error.at_row(reader.row()))?;
-        }
-        Ok(table)
-    }
-
-    /// The table in a stream of JSON Lines.
-    ///
-    /// # Errors
-    /// What is wrong with the table, with line and column.
-    pub fn from_json_lines(lines: impl std::io::BufRead) -> Result<Self> {
-        let mut table = Self::default();
-        let mut reader = JsonLinesReader::new(lines);
-        while let Some(outcome) = reader.next().transpose()? {
-            table.insert(outcome).map_err(|error| error.at_row(reader.line()))?;
-        }
-        Ok(table)
-    }
-
-    /// Adds a row.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Value`] for a bad field, [`ErrorKind::Duplicate`] for a query and model that the table has,
-    /// [`ErrorKind::TooLarge`] past [`MAX_ROWS`].
-    pub fn push(&mut self, outcome: Outcome) -> Result<()> {
-        outcome.check()?;
-        self.insert(outcome)
-    }
-
-    /// Adds a row whose fields were checked.
-    fn insert(&mut self, outcome: Outcome) -> Result<()> {
-        if self.rows.len() == MAX_ROWS {
-            return Err(Error::new(ErrorKind::TooLarge, format!("more than {MAX_ROWS} rows")));
-        }
-        let queries = match self.seen.get_mut(&outcome.model) {
-            Some(queries) => queries,
-            None => self.seen.entry(outcome.model.clone()).or_default(),
-        };
-        if !queries.insert(outcome.query.clone()) {
-            let message = format!("a second row for query `{}` and model `{}`", outcome.query, outcome.model);
-            return Err(Error::new(ErrorKind::Duplicate, message));
-        }
-        self.rows.push(outcome);
-        Ok(())
-    }
-
-    /// The rows, in the order they came.
-    #[must_use]
-    pub fn rows(&self) -> &[Outcome] {
-        &self.rows
-    }
-
-    /// The rows, without the table.
-    #[must_use]
-    pub fn into_rows(self) -> Vec<Outcome> {
-        self.rows
-    }
-
-    /// The models that have rows, sorted.
-    #[must_use]
-    pub fn models(&self) -> Vec<&str> {
-        self.seen.keys().map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// The rows of one split.
-    pub fn split<'a>(&'a self, split: &'a str) -> impl Iterator<Item = &'a Outcome> {
-        self.rows.iter().filter(move |row| row.split.as_deref() == Some(split))
-    }
-
-    /// Writes the table, in the format that [`Table::read`] expects of the name; the file is wholly there or not at
-    /// all.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`] with the path; a file that was there before is untouched then.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        write_atomically(path, |file| if is_json_lines(path) { self.to_json_lines(file) } else { self.to_csv(file) })
-    }
-
-    /// Writes the table as JSON Lines into a stream.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`].
-    pub fn to_json_lines(&self, stream: impl std::io::Write) -> Result<()> {
-        let mut writer = JsonLinesWriter::new(stream);
-        for row in &self.rows {
-            writer.write(row)?;
-        }
-        writer.finish()
-    }
-
-    /// Writes the table as CSV into a stream.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`].
-    pub fn to_csv(&self, stream: impl std::io::Write) -> Result<()> {
-        let signals: BTreeSet<&str> = self.rows.iter().flat_map(|row| row.signals.keys()).map(String::as_str).collect();
-        let mut writer = Writer::new(stream, signals)?;
-        for row in &self.rows {
-            writer.write(row)?;
-        }
-        writer.finish()
-    }
 }
 
 #[cfg(test)]

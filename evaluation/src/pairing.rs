@@ -3,11 +3,15 @@
 //! The order (score, then query) makes every measure a single pass, independent of the order rows came in.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rayon::prelude::*;
 
 use crate::cost::CostModel;
 use crate::curve::Curve;
 use crate::error::{Error, ErrorKind, Result};
-use crate::outcome::Outcome;
+use crate::joined::{Joined, Link};
+use crate::outcome::{Names, Outcome, Row};
 use crate::sample::Sample;
 
 /// An answer is right when its quality is at least this. Exact for qualities that are 0 or 1.
@@ -35,9 +39,11 @@ pub struct Pair {
 }
 
 /// A two-model cascade's outcomes as arrays of length [`Pairing::len`], sorted by ascending score, then by query.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Pairing {
-    queries: Vec<String>,
+    names: Arc<Names>,
+    /// Number of each query's name.
+    queries: Vec<u32>,
     scores: Vec<f64>,
     small_quality: Vec<f64>,
     large_quality: Vec<f64>,
@@ -55,8 +61,8 @@ impl Pairing {
     /// # Errors
     /// [`ErrorKind::MissingPair`] naming the first query that only one of the two models has,
     /// [`ErrorKind::MissingValue`] naming the query whose `score` (small) or `flops` (both) is empty,
-    /// [`ErrorKind::Duplicate`], [`ErrorKind::Value`], and [`ErrorKind::Invalid`] when neither model has a row.
-    pub fn join<'a>(rows: impl IntoIterator<Item = &'a Outcome>, small: &str, large: &str) -> Result<Self> {
+    /// [`ErrorKind::Duplicate`], and [`ErrorKind::Invalid`] when neither model has a row.
+    pub fn join<'a, R: Into<Row<'a>>>(rows: impl IntoIterator<Item = R>, small: &str, large: &str) -> Result<Self> {
         CostModel::default().join(rows, small, large)
     }
 
@@ -71,24 +77,12 @@ impl Pairing {
         large: &str,
         cost: &CostModel,
     ) -> Result<Self> {
-        let mut slim = Vec::new();
+        let models = [small, large];
+        let mut joined = Joined::new(&models, cost)?;
         for row in rows {
-            let row = row?;
-            if row.model == small || row.model == large {
-                let Outcome { query, model, quality, score, tokens_in, tokens_out, cost, latency_ms, flops, .. } = row;
-                let kept = Outcome {
-                    score,
-                    tokens_in,
-                    tokens_out,
-                    cost,
-                    latency_ms,
-                    flops,
-                    ..Outcome::new(query, model, quality)
-                };
-                slim.push(kept);
-            }
+            joined.push((&row?).into())?;
         }
-        cost.join(&slim, small, large)
+        Self::of(joined)
     }
 
     /// [`Pairing::join`] for each task by itself, by the small model's column `task`; for tables of results by task,
@@ -96,73 +90,70 @@ impl Pairing {
     ///
     /// # Errors
     /// As [`CostModel::join`], and [`ErrorKind::MissingValue`] naming a query without a task.
-    pub fn join_by_task<'a>(
-        rows: impl IntoIterator<Item = &'a Outcome>,
+    pub fn join_by_task<'a, R: Into<Row<'a>>>(
+        rows: impl IntoIterator<Item = R>,
         small: &str,
         large: &str,
         cost: &CostModel,
     ) -> Result<BTreeMap<String, Self>> {
-        let mut by_task: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
-        for (of_small, of_large) in Self::rows_of_both(rows, small, large)? {
-            let Some(task) = of_small.task.as_deref() else {
-                let message = format!("is empty for query `{}` and model `{small}`", of_small.query);
-                return Err(Error::new(ErrorKind::MissingValue, message).at_column("task"));
-            };
-            by_task.entry(task).or_default().extend([of_small, of_large]);
+        let models = [small, large];
+        let mut joined = Joined::new(&models, cost)?;
+        let (mut tasks, mut task_of) = (Names::default(), Vec::new());
+        for row in rows {
+            let row: Row<'_> = row.into();
+            if let Some((query, 0)) = joined.push(row)? {
+                let task = tasks.number(row.task().ok_or_else(|| row.lacks("task"))?)?;
+                task_of.resize(task_of.len().max(query as usize + 1), 0);
+                task_of[query as usize] = task;
+            }
         }
-        by_task.into_iter().map(|(task, rows)| Ok((task.to_owned(), cost.join(rows, small, large)?))).collect()
+        let parts = Self::of(joined)?.split(tasks.len(), |query| task_of[query as usize] as usize);
+        Ok(tasks.iter().map(str::to_owned).zip(parts).collect())
     }
 
-    /// Both models' rows of each query, by the name of the query.
-    ///
-    /// # Errors
-    /// [`ErrorKind::MissingPair`], [`ErrorKind::Duplicate`].
-    pub(crate) fn rows_of_both<'a>(
-        rows: impl IntoIterator<Item = &'a Outcome>,
-        small: &str,
-        large: &str,
-    ) -> Result<Vec<(&'a Outcome, &'a Outcome)>> {
-        let (mut of_small, mut of_large) = (BTreeMap::new(), BTreeMap::new());
-        for row in rows {
-            let of_model = match row.model.as_str() {
-                model if model == small => &mut of_small,
-                model if model == large => &mut of_large,
-                _ => continue,
-            };
-            if of_model.insert(row.query.as_str(), row).is_some() {
-                let message = format!("a second row for query `{}` and model `{}`", row.query, row.model);
-                return Err(Error::new(ErrorKind::Duplicate, message));
-            }
-        }
-        for (of_model, of_other, other) in [(&of_small, &of_large, large), (&of_large, &of_small, small)] {
-            if let Some(query) = of_model.keys().find(|query| !of_other.contains_key(*query)) {
-                let message = format!("query `{query}` has no row for model `{other}`");
-                return Err(Error::new(ErrorKind::MissingPair, message));
-            }
-        }
-        Ok(of_small.into_values().zip(of_large.into_values()).collect())
+    pub(crate) fn of(joined: Joined<'_>) -> Result<Self> {
+        let (names, links, by_name) = joined.finish()?;
+        let [small, large] =
+            <[Link; 2]>::try_from(links).map_err(|_| Error::new(ErrorKind::Invalid, "a pairing is of two models"))?;
+        let optional = |column: Vec<f64>| Some(column).filter(|column| !column.iter().any(|number| number.is_nan()));
+        let unsorted = Self {
+            queries: (0..names.len() as u32).collect(),
+            names: Arc::new(names),
+            scores: small.score,
+            small_quality: small.quality,
+            large_quality: large.quality,
+            small_flops: small.cost,
+            large_flops: large.cost,
+            small_latency_ms: optional(small.latency_ms),
+            large_latency_ms: optional(large.latency_ms),
+            by_query: by_name,
+        };
+        Ok(unsorted.sorted())
     }
 
     /// A pairing of these queries, in any order. A model's latencies are kept only if every query has one.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] without queries, [`ErrorKind::Duplicate`] for a query given twice,
-    /// [`ErrorKind::Value`] for a number out of its range, [`ErrorKind::TooLarge`] past 2^32 queries.
-    pub fn new(mut pairs: Vec<Pair>) -> Result<Self> {
+    /// [`ErrorKind::Value`] for a number out of its range, [`ErrorKind::TooLarge`] past the caps of a table.
+    pub fn new(pairs: Vec<Pair>) -> Result<Self> {
         if pairs.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "no queries"));
         }
-        let Ok(length) = u32::try_from(pairs.len()) else {
-            return Err(Error::new(ErrorKind::TooLarge, "more than 2^32 queries"));
-        };
-        for pair in &pairs {
+        let mut names = Names::default();
+        for (at, pair) in pairs.iter().enumerate() {
             pair.check()?;
+            if names.number(&pair.query)? as usize != at {
+                return Err(Error::new(ErrorKind::Duplicate, format!("query `{}` is there twice", pair.query)));
+            }
         }
-        pairs.sort_by(|a, b| a.score.total_cmp(&b.score).then_with(|| a.query.cmp(&b.query)));
         let column = |value: fn(&Pair) -> f64| pairs.iter().map(value).collect::<Vec<_>>();
         let optional = |value: fn(&Pair) -> Option<f64>| pairs.iter().map(value).collect::<Option<Vec<_>>>();
-        let mut pairing = Self {
-            queries: Vec::new(),
+        let mut by_query: Vec<u32> = (0..names.len() as u32).collect();
+        by_query.par_sort_unstable_by(|a, b| names.text(*a).cmp(names.text(*b)));
+        let unsorted = Self {
+            queries: (0..names.len() as u32).collect(),
+            names: Arc::new(names),
             scores: column(|pair| pair.score),
             small_quality: column(|pair| pair.small_quality),
             large_quality: column(|pair| pair.large_quality),
@@ -170,18 +161,59 @@ impl Pairing {
             large_flops: column(|pair| pair.large_flops),
             small_latency_ms: optional(|pair| pair.small_latency_ms),
             large_latency_ms: optional(|pair| pair.large_latency_ms),
-            by_query: (0..length).collect(),
+            by_query,
         };
-        pairing.queries = pairs.into_iter().map(|pair| pair.query).collect();
-        let queries = &pairing.queries;
-        pairing.by_query.sort_by(|&a, &b| queries[a as usize].cmp(&queries[b as usize]));
-        if let Some(twice) =
-            pairing.by_query.windows(2).find(|two| queries[two[0] as usize] == queries[two[1] as usize])
-        {
-            let message = format!("query `{}` is there twice", queries[twice[0] as usize]);
-            return Err(Error::new(ErrorKind::Duplicate, message));
+        Ok(unsorted.sorted())
+    }
+
+    /// Brings the arrays into the order of the scores.
+    fn sorted(mut self) -> Self {
+        let mut order: Vec<u32> = (0..self.len() as u32).collect();
+        let name = |at: u32| self.names.text(self.queries[at as usize]);
+        let score = |at: u32| self.scores[at as usize];
+        order.par_sort_unstable_by(|&a, &b| score(a).total_cmp(&score(b)).then_with(|| name(a).cmp(name(b))));
+        let mut place = vec![0u32; order.len()];
+        order.iter().zip(0..).for_each(|(from, to)| place[*from as usize] = to);
+        self.by_query.iter_mut().for_each(|at| *at = place[*at as usize]);
+        self.queries = order.iter().map(|at| self.queries[*at as usize]).collect();
+        let latencies = [&mut self.small_latency_ms, &mut self.large_latency_ms].into_iter().flatten();
+        let qualities = [&mut self.small_quality, &mut self.large_quality];
+        let costs = [&mut self.small_flops, &mut self.large_flops, &mut self.scores];
+        for column in qualities.into_iter().chain(costs).chain(latencies) {
+            *column = order.iter().map(|at| column[*at as usize]).collect();
         }
-        Ok(pairing)
+        self
+    }
+
+    /// Parts by `part`, below `parts`, of the number of a query's name. Each is sorted as the whole is.
+    fn split(&self, parts: usize, part: impl Fn(u32) -> usize) -> Vec<Self> {
+        let mut places = vec![Vec::new(); parts];
+        let mut within = vec![0u32; self.len()];
+        for (at, query) in self.queries.iter().enumerate() {
+            let of_part = &mut places[part(*query)];
+            within[at] = of_part.len() as u32;
+            of_part.push(at);
+        }
+        let mut by_query = vec![Vec::new(); parts];
+        for at in &self.by_query {
+            by_query[part(self.queries[*at as usize])].push(within[*at as usize]);
+        }
+        let of_part = |(places, by_query): (Vec<usize>, Vec<u32>)| {
+            let column = |column: &Vec<f64>| places.iter().map(|at| column[*at]).collect::<Vec<_>>();
+            Self {
+                names: self.names.clone(),
+                queries: places.iter().map(|at| self.queries[*at]).collect(),
+                scores: column(&self.scores),
+                small_quality: column(&self.small_quality),
+                large_quality: column(&self.large_quality),
+                small_flops: column(&self.small_flops),
+                large_flops: column(&self.large_flops),
+                small_latency_ms: self.small_latency_ms.as_ref().map(column),
+                large_latency_ms: self.large_latency_ms.as_ref().map(column),
+                by_query,
+            }
+        };
+        places.into_iter().zip(by_query).map(of_part).collect()
     }
 
     /// The same queries under another rule: `score` gives each its new score.
@@ -189,22 +221,33 @@ impl Pairing {
     /// # Errors
     /// [`ErrorKind::Value`] if a new score is not finite.
     pub fn rescored(&self, score: impl Fn(&Pair) -> f64) -> Result<Self> {
-        let pairs = self.pairs().map(|pair| Pair { score: score(&pair), ..pair });
-        Self::new(pairs.collect())
+        self.with_scores(self.pairs().map(|pair| score(&pair)).collect())
+    }
+
+    /// The same queries with these scores, in the order of the arrays.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Value`] if one is not finite.
+    pub(crate) fn with_scores(&self, scores: Vec<f64>) -> Result<Self> {
+        if let Some(at) = scores.iter().position(|score| !score.is_finite()) {
+            let message = format!("query `{}` has a score that is not finite", self.query(at));
+            return Err(Error::new(ErrorKind::Value, message));
+        }
+        Ok(Self { scores, ..self.clone() }.sorted())
     }
 
     /// The same queries under the oracle, which knows both qualities: its score is what keeping gains,
     /// `small_quality - large_quality`. No rule's curve is above its curve at any deferral rate.
     #[must_use]
     pub fn oracle(&self) -> Self {
-        // The difference of two numbers in [0, 1] is finite, and the rest was checked: this cannot fail.
-        self.rescored(|pair| pair.small_quality - pair.large_quality).unwrap_or_else(|_| self.clone())
+        let gains = self.small_quality.iter().zip(&self.large_quality).map(|(small, large)| small - large);
+        Self { scores: gains.collect(), ..self.clone() }.sorted()
     }
 
     /// The queries one by one, in the order of the arrays.
     pub fn pairs(&self) -> impl ExactSizeIterator<Item = Pair> {
         (0..self.len()).map(|i| Pair {
-            query: self.queries[i].clone(),
+            query: self.query(i).to_owned(),
             score: self.scores[i],
             small_quality: self.small_quality[i],
             large_quality: self.large_quality[i],
@@ -237,18 +280,32 @@ impl Pairing {
     /// Whether `other` is about the same queries, so that the two can be compared pair by pair.
     #[must_use]
     pub fn same_queries(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.names().eq(other.names())
+        self.len() == other.len() && self.ordered_names().eq(other.ordered_names())
     }
 
     /// The queries' names in their order.
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.by_query.iter().map(|&at| self.queries[at as usize].as_str())
+    fn ordered_names(&self) -> impl Iterator<Item = &str> {
+        self.by_query.iter().map(|&at| self.query(at as usize))
     }
 
-    /// The queries' names.
+    /// The name of the query at a position of the arrays, which is below [`Pairing::len`].
+    ///
+    /// # Panics
+    /// For a position past the end.
     #[must_use]
-    pub fn queries(&self) -> &[String] {
-        &self.queries
+    pub fn query(&self, at: usize) -> &str {
+        self.names.text(self.queries[at])
+    }
+
+    /// Something of each query, in the order of the arrays, from (name, thing) in any order.
+    pub(crate) fn aligned<'a, T: Copy>(&self, things: impl IntoIterator<Item = (&'a str, T)>) -> Vec<Option<T>> {
+        let mut of_name = vec![None; self.names.len()];
+        for (name, thing) in things {
+            if let Some(number) = self.names.find(name) {
+                of_name[number as usize] = Some(thing);
+            }
+        }
+        self.queries.iter().map(|number| of_name[*number as usize]).collect()
     }
 
     /// The small model's scores, ascending.
@@ -301,6 +358,12 @@ impl Pairing {
 
     pub(crate) fn by_query(&self) -> &[u32] {
         &self.by_query
+    }
+}
+
+impl PartialEq for Pairing {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.pairs().eq(other.pairs())
     }
 }
 

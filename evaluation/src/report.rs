@@ -1,26 +1,28 @@
 //! One self-contained HTML page about a run: words, table, figures, examples, and the numbers behind them.
 //!
 //! The page loads nothing and runs no script. It is a pure function of a [`Summary`] and some examples; a [`ChainReport`] is
-//! one of an evaluation.
+//! one of an evaluation, a [`ContrastReport`] one of two cascades.
 
 mod chain;
+mod contrast;
 mod details;
+mod exhibit;
 mod figures;
 mod markup;
+mod page;
 mod plot;
 mod tables;
 mod words;
 
-use std::io::Write as _;
 use std::path::Path;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::file::write_atomically;
+use crate::error::Result;
 use crate::summary::Summary;
 
 use markup::{attribute, escape};
 
 pub use chain::ChainReport;
+pub use contrast::ContrastReport;
 pub use details::{Change, Changes, Details, OfModel, RiskPoint};
 
 /// What a page shows.
@@ -59,77 +61,32 @@ impl Report<'_> {
     /// The page.
     ///
     /// # Errors
-    /// [`ErrorKind::Report`] if a figure cannot be drawn.
+    /// [`ErrorKind::Report`](crate::ErrorKind::Report) if a figure cannot be drawn.
     pub fn render(&self) -> Result<String> {
-        let Self { title, lead, summary, .. } = self;
-        let figures = figures::all(summary)?;
-        let examples = self.examples();
-        let json = serde_json::to_string_pretty(summary)
-            .map_err(|source| Error::new(ErrorKind::Report, "cannot write the summary as JSON").with_source(source))?;
-        Ok(format!(
-            r#"<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p class="lead">{lead}</p>
-</header>
-<main>
-<div class="pair">
-<section aria-labelledby="short">
-<h2 id="short">In short</h2>
-{words}</section>
-<section aria-labelledby="cascade">
-<h2 id="cascade">The cascade</h2>
-{table}</section>
-</div>
-<section aria-labelledby="figures">
-<h2 id="figures">Figures</h2>
-<div class="figures">
-{figures}</div>
-</section>
-{examples}<div class="pair">
-<section aria-labelledby="measures">
-<h2 id="measures">Measures</h2>
-{measures}</section>
-<section aria-labelledby="numbers">
-<h2 id="numbers">How it was measured</h2>
-{facts}<details><summary>All numbers as JSON</summary><pre tabindex="0">{json}</pre></details>
-</section>
-</div>
-</main>
-</body>
-</html>
-"#,
-            title = escape(title),
-            lead = escape(lead),
-            style = include_str!("report/style.css"),
-            words = words::in_short(summary),
-            table = tables::cascade(summary),
-            measures = tables::measures(summary),
-            facts = words::how_measured(summary),
-            json = escape(&json),
-        ))
+        let summary = self.summary;
+        let facts = words::how_measured(summary) + &page::all_numbers(summary)?;
+        let figures = format!("<div class=\"figures\">\n{}</div>\n", figures::all(summary)?);
+        let body = [
+            page::pair(
+                &page::section("short", "In short", &words::in_short(summary)),
+                &page::section("cascade", "The cascade", &tables::cascade(summary)),
+            ),
+            page::section("figures", "Figures", &figures),
+            self.examples(),
+            page::pair(
+                &page::section("measures", "Measures", &tables::measures(summary)),
+                &page::section("numbers", "How it was measured", &facts),
+            ),
+        ];
+        Ok(page::page(self.title, self.lead, &body.concat()))
     }
 
     /// Writes the page; the file is wholly there or not at all.
     ///
     /// # Errors
-    /// As [`Report::render`], and [`ErrorKind::Io`] with the path.
+    /// As [`Report::render`], and [`ErrorKind::Io`](crate::ErrorKind::Io) with the path.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let page = self.render()?;
-        write_atomically(path, |file| {
-            file.write_all(page.as_bytes())
-                .map_err(|source| Error::new(ErrorKind::Io, "cannot write").with_source(source))
-        })
+        page::write_text(path, &self.render()?)
     }
 
     fn examples(&self) -> String {
@@ -137,9 +94,7 @@ impl Report<'_> {
             return String::new();
         }
         let cards: String = self.examples.iter().map(Example::card).collect();
-        format!(
-            "<section aria-labelledby=\"examples\">\n<h2 id=\"examples\">Queries as they were answered</h2>\n<div class=\"cards\">\n{cards}</div>\n</section>\n"
-        )
+        page::section("examples", "Queries as they were answered", &format!("<div class=\"cards\">\n{cards}</div>\n"))
     }
 }
 

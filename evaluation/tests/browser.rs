@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use margay_evaluation::bootstrap::Bootstrap;
+use margay_evaluation::contrast::{self, Contrast, Side};
 use margay_evaluation::evaluation::{Evaluation, Options};
 use margay_evaluation::outcome::{Outcome, Table};
-use margay_evaluation::report::{ChainReport, Details};
+use margay_evaluation::report::{ChainReport, ContrastReport, Details};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -26,8 +27,8 @@ const FLAGS: [&str; 11] = [
 ];
 
 /// Queries have a difficulty; the harder, the less often each model is right, and the less sure it is.
-fn table(queries: usize) -> Table {
-    let mut random = StdRng::seed_from_u64(1);
+fn table(queries: usize, seed: u64) -> Table {
+    let mut random = StdRng::seed_from_u64(seed);
     let mut table = Table::default();
     for query in 0..queries {
         let hard: f64 = random.random();
@@ -51,7 +52,7 @@ fn table(queries: usize) -> Table {
 }
 
 fn report(folder: &Path) {
-    let table = table(1500);
+    let table = table(1500, 1);
     let goals = ["risk<=0.1@0.95", "deferral<=0.3", "overall-risk<=0.0001@0.99"].map(|goal| goal.parse().unwrap());
     let options = Options {
         bootstrap: Bootstrap { resamples: 200, ..Bootstrap::default() },
@@ -65,6 +66,19 @@ fn report(folder: &Path) {
     ChainReport { title: "Cascade of small and large", evaluation: &evaluation, details: &details }
         .write(folder)
         .unwrap();
+}
+
+/// Another draw of the same models against the first.
+fn contrast(folder: &Path) {
+    let tables = [table(1500, 1), table(1500, 2)];
+    let side = |name, table| Side { name, table, small: "small", threshold: None };
+    let options = contrast::Options {
+        bootstrap: Bootstrap { resamples: 200, ..Bootstrap::default() },
+        large: Some("large"),
+        ..contrast::Options::default()
+    };
+    let contrast = Contrast::of(&side("old.bundle", &tables[0]), &side("new.bundle", &tables[1]), &options).unwrap();
+    ContrastReport { title: "new.bundle against old.bundle", contrast: &contrast }.write(folder).unwrap();
 }
 
 fn chromium() -> PathBuf {
@@ -89,31 +103,38 @@ fn browse(folder: &Path, arguments: &[String]) -> Output {
 
 #[test]
 #[ignore = "needs Chromium: `apt-get install chromium`, then `cargo test -p margay-evaluation --test browser -- --ignored`"]
-fn the_report_renders_on_a_phone_and_on_a_desk() {
+fn the_reports_render_on_a_phone_and_on_a_desk() {
     let folder = tempfile::tempdir().unwrap();
     report(folder.path());
+    renders(folder.path(), "report", 11);
+    let folder = tempfile::tempdir().unwrap();
+    contrast(folder.path());
+    renders(folder.path(), "contrast", 5);
+}
+
+fn renders(folder: &Path, page: &str, figures: usize) {
     // For a person to look at, beside what is asserted.
-    let shots = std::env::var_os("MARGAY_SCREENSHOTS").map_or_else(|| folder.path().to_owned(), PathBuf::from);
+    let shots = std::env::var_os("MARGAY_SCREENSHOTS").map_or_else(|| folder.to_owned(), PathBuf::from);
     for (name, width, height) in [("phone", 390, 844), ("desk", 1280, 900)] {
         // The page runs no script, so another page measures it.
         let probe = format!(
             "<body><iframe id=page src=index.html width={width} height={height} style='border:0'></iframe><script>\
              const frame = document.getElementById('page'); frame.onload = () => {{ const page = frame.contentDocument;\
              document.body.append(`fits=${{page.documentElement.scrollWidth <= page.documentElement.clientWidth}} figures=${{page.querySelectorAll('figure').length}} \
-             drawings=${{page.querySelectorAll('svg text').length > 20}}`); }};</script>"
+             drawings=${{page.querySelectorAll('svg text').length > 10}}`); }};</script>"
         );
-        std::fs::write(folder.path().join("probe.html"), probe).unwrap();
-        let url = |file: &str| format!("file://{}", folder.path().join(file).display());
-        let dom = browse(folder.path(), &["--dump-dom".into(), url("probe.html")]).stdout;
+        std::fs::write(folder.join("probe.html"), probe).unwrap();
+        let url = |file: &str| format!("file://{}", folder.join(file).display());
+        let dom = browse(folder, &["--dump-dom".into(), url("probe.html")]).stdout;
         let dom = String::from_utf8(dom).unwrap();
         let said = &dom[dom.len().saturating_sub(200)..];
         assert!(dom.contains("fits=true "), "{name} scrolls sideways: {said}");
-        assert!(dom.contains("figures=10 drawings=true"), "{said}");
+        assert!(dom.contains(&format!("figures={figures} drawings=true")), "{said}");
 
         for (theme, flag) in
             [("light", "--blink-settings=preferredColorScheme=1"), ("dark", "--blink-settings=preferredColorScheme=0")]
         {
-            let shot = shots.join(format!("report-{name}-{theme}.png"));
+            let shot = shots.join(format!("{page}-{name}-{theme}.png"));
             let tall = if name == "phone" { 9000 } else { 4600 };
             let arguments = [
                 format!("--screenshot={}", shot.display()),
@@ -121,7 +142,7 @@ fn the_report_renders_on_a_phone_and_on_a_desk() {
                 flag.to_owned(),
                 url("index.html"),
             ];
-            browse(folder.path(), &arguments);
+            browse(folder, &arguments);
             let image = std::fs::read(&shot).unwrap();
             assert!(image.starts_with(b"\x89PNG") && image.len() > 50_000, "{name}, {theme}: {} bytes", image.len());
         }
@@ -142,6 +163,7 @@ fn every_figure_has_its_numbers_beside_it() {
     for name in [
         "deferral-curve",
         "cost-quality",
+        "tuning",
         "scores",
         "reliability",
         "risk-coverage",

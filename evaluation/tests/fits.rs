@@ -1,7 +1,7 @@
 //! Learned rules and calibrators against scikit-learn and scipy: `fixtures/fits.py` says how each value was made.
 
 use margay_evaluation::ErrorKind;
-use margay_evaluation::fit::{Calibrator, LearnedRule, MAX_BITS, Router};
+use margay_evaluation::fit::{Calibrator, LearnedRule, MAX_ROUTER_BITS, Router};
 use margay_evaluation::outcome::Outcome;
 use serde::Deserialize;
 
@@ -69,8 +69,8 @@ fn learned_rules_equal_scikit_learn() {
         let post_hoc = LearnedRule::post_hoc(&small, &signals, case.penalty).unwrap();
         let benefit = LearnedRule::benefit(&small, &large, &signals, case.penalty).unwrap();
         for (at, row) in small.iter().enumerate() {
-            assert_close("post-hoc rule", post_hoc.score(row).unwrap(), case.post_hoc[at]);
-            assert_close("benefit rule", benefit.score(row).unwrap(), case.benefit[at]);
+            assert_close("post-hoc rule", post_hoc.score(*row).unwrap(), case.post_hoc[at]);
+            assert_close("benefit rule", benefit.score(*row).unwrap(), case.benefit[at]);
         }
         let json = serde_json::to_string(&benefit).unwrap();
         assert_eq!(serde_json::from_str::<LearnedRule>(&json).unwrap(), benefit);
@@ -109,6 +109,11 @@ fn a_router_equals_scikit_learn_on_features_made_twice() {
         let json = serde_json::to_string(&router).unwrap();
         assert_eq!(serde_json::from_str::<Router>(&json).unwrap(), router);
         assert!(router.score("never seen").is_finite());
+        let deployed = router.to_policy();
+        for prompt in &prompts {
+            let score = deployed.router().unwrap().score(prompt).unwrap().value();
+            assert!((f64::from(score) - router.score(prompt)).abs() < 1e-4, "but for rounding");
+        }
     }
 }
 
@@ -151,7 +156,11 @@ fn rules_at_their_ends() {
     let with = LearnedRule::post_hoc(&rows, &["x", "same"], 0.5).unwrap();
     let without = LearnedRule::post_hoc(&rows, &["x"], 0.5).unwrap();
     for row in &rows {
-        assert_close("a signal that never changes says nothing", with.score(row).unwrap(), without.score(row).unwrap());
+        assert_close(
+            "a signal that never changes says nothing",
+            with.score(*row).unwrap(),
+            without.score(*row).unwrap(),
+        );
     }
     let error = LearnedRule::post_hoc(&rows, &["y"], 1.0).unwrap_err();
     assert_eq!((error.kind(), error.column()), (ErrorKind::MissingValue, Some("signal.y")));
@@ -161,11 +170,11 @@ fn rules_at_their_ends() {
         assert_eq!(LearnedRule::post_hoc(&rows, &["x"], penalty).unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(Router::fit(&["a", "b"], &[true, false], 4, penalty).unwrap_err().kind(), ErrorKind::Invalid);
     }
-    assert_eq!(LearnedRule::post_hoc(&[], &["x"], 1.0).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(LearnedRule::post_hoc(&[] as &[&Outcome], &["x"], 1.0).unwrap_err().kind(), ErrorKind::Invalid);
     let separable = [rows[0], rows[1]];
     assert!(LearnedRule::post_hoc(&separable, &["x"], 1e-6).is_ok(), "a penalty keeps a perfect rule finite");
     assert_eq!(LearnedRule::benefit(&rows, &rows[1..], &["x"], 1.0).unwrap_err().kind(), ErrorKind::MissingPair);
-    for bits in [0, MAX_BITS + 1] {
+    for bits in [0, MAX_ROUTER_BITS + 1] {
         assert_eq!(Router::fit(&["a", "b"], &[true, false], bits, 1.0).unwrap_err().kind(), ErrorKind::Invalid);
     }
 }

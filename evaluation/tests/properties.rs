@@ -3,7 +3,7 @@
 use margay_evaluation::ErrorKind;
 use margay_evaluation::curve::Curve;
 use margay_evaluation::measures::{audc, audc_random};
-use margay_evaluation::outcome::{Outcome, Table};
+use margay_evaluation::outcome::{MAX_TOKENS, Outcome, Table};
 use margay_evaluation::pairing::{Pair, Pairing};
 use margay_evaluation::threshold;
 use proptest::prelude::*;
@@ -145,7 +145,7 @@ proptest! {
     }
 
     #[test]
-    fn a_table_survives_both_formats(rows in prop::collection::vec((".{1,12}", 0.0f64..=1.0, prop::option::of(-1e300f64..1e300), prop::option::of(any::<u64>())), 0..20)) {
+    fn a_table_survives_every_format(rows in prop::collection::vec((".{1,12}", 0.0f64..=1.0, prop::option::of(-1e300f64..1e300), prop::option::of(0..=MAX_TOKENS)), 0..20)) {
         let mut table = Table::default();
         for (query, quality, score, tokens_in) in rows {
             let mut outcome = Outcome::new(query, "small", quality);
@@ -164,6 +164,34 @@ proptest! {
         table.to_json_lines(&mut lines).unwrap();
         prop_assert_eq!(&Table::from_csv(&csv[..]).unwrap(), &table);
         prop_assert_eq!(&Table::from_json_lines(&lines[..]).unwrap(), &table);
+        #[cfg(feature = "parquet")]
+        {
+            let mut parquet = Vec::new();
+            table.to_parquet(&mut parquet).unwrap();
+            prop_assert_eq!(&Table::from_parquet(parquet).unwrap(), &table);
+        }
+    }
+
+    #[cfg(feature = "parquet")]
+    #[test]
+    fn a_damaged_parquet_file_is_a_table_or_an_error(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), cut in prop::option::of(any::<prop::sample::Index>())) {
+        let mut table = Table::default();
+        for query in 0..40 {
+            let mut outcome = Outcome::new(format!("query {query}"), "small", 0.25);
+            outcome.score = (query % 3 > 0).then(|| f64::from(query));
+            outcome.tokens_in = Some(7);
+            table.push(outcome).unwrap();
+        }
+        let mut parquet = Vec::new();
+        table.to_parquet(&mut parquet).unwrap();
+        for (at, byte) in damage {
+            let at = at.index(parquet.len());
+            parquet[at] = byte;
+        }
+        if let Some(cut) = cut {
+            parquet.truncate(cut.index(parquet.len()));
+        }
+        Table::from_parquet(parquet).map(drop).unwrap_or_default();
     }
 
     #[test]
@@ -200,7 +228,7 @@ fn a_missing_pair_names_its_query_and_model() {
     silent[0].score = None;
     let error = Pairing::join(&silent, "small", "large").unwrap_err();
     assert_eq!((error.kind(), error.column()), (ErrorKind::MissingValue, Some("score")));
-    assert_eq!(Pairing::join(&[], "small", "large").unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(Pairing::join(&[] as &[Outcome], "small", "large").unwrap_err().kind(), ErrorKind::Invalid);
 }
 
 fn permutations(length: usize) -> Vec<Vec<usize>> {

@@ -54,8 +54,9 @@ fn the_demonstration_does_what_it_says() {
     a_cloud_that_dies_is_an_error_or_a_marked_local_answer(folder.path());
 }
 
-fn rows<'a>(table: &'a Table, model: &str) -> Vec<&'a Outcome> {
-    let rows: Vec<_> = table.split("test").filter(|row| row.model == model).collect();
+fn rows(table: &Table, model: &str) -> Vec<Outcome> {
+    let of_model = table.split("test").filter(|row| row.model() == model);
+    let rows: Vec<_> = of_model.map(|row| row.to_outcome()).collect();
     assert_eq!(rows.len(), 550, "{model}: a tenth of the test split");
     rows
 }
@@ -81,7 +82,7 @@ fn deferral_follows_the_threshold(table: &Table, summary: &Summary, objective: &
 /// Someone with the table alone comes to the summary's numbers.
 fn the_table_reproduces_the_summary(table: &Table, summary: &Summary, objective: &str) {
     let of = &summary.objectives[objective];
-    let mean = |rows: &[&Outcome]| rows.iter().map(|row| row.quality).sum::<f64>() / rows.len() as f64;
+    let mean = |rows: &[Outcome]| rows.iter().map(|row| row.quality).sum::<f64>() / rows.len() as f64;
     let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
     assert!(close(of.small_accuracy, mean(&rows(table, &format!("small-{objective}")))));
     assert!(close(of.large_accuracy, mean(&rows(table, "large"))));
@@ -121,6 +122,35 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
     the_report_stands_alone(&folder.join("evaluation/index.html"), "small-xent");
     let of = &summary.objectives["xent"];
     assert_eq!((evaluation.audc, evaluation.cost_at["95"]), (Some(of.audc), of.cost_at_95));
+    assert_eq!((evaluation.cost_at["99"], evaluation.apgr, evaluation.s_d), (of.cost_at_99, of.apgr, of.s_d));
+    assert_eq!((evaluation.audc_random, evaluation.audc_ideal), (Some(of.audc_random), Some(of.audc_ideal)));
+    assert_eq!((evaluation.benefit_auroc, evaluation.queries), (of.benefit_auroc, of.queries));
+    // Sums in another order of queries: the same but for rounding.
+    let close =
+        |ours: f64, theirs: f64| assert!((ours - theirs).abs() <= 1e-12 * theirs.abs().max(1.0), "{ours}, {theirs}");
+    let (small, large) = (evaluation.alone["small-xent"], evaluation.alone["large"]);
+    for (ours, theirs) in [(small.quality, of.small_accuracy), (small.cost, of.small_flops)] {
+        close(ours, theirs);
+    }
+    for (ours, theirs) in [(large.quality, of.large_accuracy), (large.cost, of.large_flops)] {
+        close(ours, theirs);
+    }
+    let (ours, theirs) = (evaluation.confidence["small-xent"], of.confidence);
+    for (ours, theirs) in [
+        (ours.auroc, of.auroc),
+        (ours.fpr95, theirs.fpr95),
+        (ours.aurc, theirs.aurc),
+        (ours.e_aurc, theirs.e_aurc),
+        (ours.augrc, theirs.augrc),
+        (ours.ece_width, theirs.ece_width),
+        (ours.ece_mass, theirs.ece_mass),
+        (ours.mce, theirs.mce),
+        (ours.brier, theirs.brier),
+        (ours.nll, theirs.nll),
+    ] {
+        assert!(ours.is_some() == theirs.is_some());
+        ours.zip(theirs).into_iter().for_each(|(ours, theirs)| close(ours, theirs));
+    }
     let chosen = evaluation.certificates[0].guarantee.certified().unwrap().threshold;
     assert_eq!(chosen, of.operating_point.threshold);
 
@@ -131,6 +161,7 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         bundle: bundle.clone(),
         rule: Rule::ChowAverage,
         learn: None,
+        probability: None,
         fit: Vec::new(),
         per_task: false,
         sign: None,

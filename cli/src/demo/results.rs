@@ -63,8 +63,8 @@ impl Results {
 
     /// Percentage of the test queries that the large model answers right.
     pub(super) fn large_accuracy(&self) -> f64 {
-        let rows = self.table.split("test").filter(|row| row.model == LARGE);
-        let (right, all) = rows.fold((0.0, 0.0), |(right, all), row| (right + row.quality, all + 1.0));
+        let rows = self.table.split("test").filter(|row| row.model() == LARGE);
+        let (right, all) = rows.fold((0.0, 0.0), |(right, all), row| (right + row.quality(), all + 1.0));
         100.0 * right / f64::max(all, 1.0)
     }
 
@@ -148,7 +148,7 @@ impl Results {
         for (&objective, &threshold) in &self.thresholds {
             let pairing = Pairing::join(self.table.split("test"), &small_name(objective), LARGE)?;
             let cascade = cascade_name(objective);
-            let served = self.table.split("test").filter(|row| row.model == cascade).map(Served::from_outcome);
+            let served = self.table.split("test").filter(|row| row.model() == cascade).map(Served::from_outcome);
             let served = served.collect::<Result<Vec<_>, _>>()?;
             let options = Options { bootstrap, score: ScoreKind::LogProbability, threshold, served: Some(&served) };
             summary.objectives.insert(objective.to_string(), ObjectiveSummary::from_pairing(&pairing, &options)?);

@@ -1,73 +1,71 @@
 //! Resamples of queries as counts: how often each comes when as many are drawn with replacement as there are.
 //!
-//! Eight resamples at a time, and in the cache: first how many draws fall into each block of queries, then where in the
-//! block. Both are uniform draws, so the counts are multinomial.
+//! Several resamples at a time, and in the cache: first how many draws fall into each block of queries, by binomial draws,
+//! then where in the block, by uniform ones. So the counts are multinomial.
 
 use rand::{Rng as _, SeedableRng as _};
+use rand_distr::{Binomial, Distribution as _};
 use rand_xoshiro::{SplitMix64, Xoshiro256PlusPlus};
 
 /// Resamples that are drawn, and swept, side by side.
-pub(super) const LANES: usize = 8;
-/// Queries of a block, by the bits of a place in it: 2048 of eight counts each are 16 KiB.
+pub(super) const LANES: usize = 16;
+/// Queries of a block, by the bits of a place in it: 2048 of sixteen counts each are 32 KiB.
 const PLACE_BITS: u32 = 11;
 const BLOCK: usize = 1 << PLACE_BITS;
 
 /// The counts of [`LANES`] resamples, one array for each query.
 pub(super) struct Draws {
     counts: Vec<[u8; LANES]>,
-    /// Draws in each block.
-    tallies: Vec<[u32; LANES]>,
 }
 
 impl Draws {
     /// Room for the counts of `queries` queries.
     pub(super) fn new(queries: usize) -> Self {
-        Self { counts: vec![[0; LANES]; queries], tallies: vec![[0; LANES]; queries.div_ceil(BLOCK)] }
+        Self { counts: vec![[0; LANES]; queries] }
     }
 
-    /// Draws the resamples `LANES * group ..`. Each has a generator of its own, so the counts depend on nothing but the
-    /// seed and the resample's number.
-    pub(super) fn draw(&mut self, seed: u64, group: u64) -> &[[u8; LANES]] {
-        let queries = self.counts.len() as u64;
+    /// Draws the first `lanes` of the resamples `LANES * group ..`; the others are empty. Each has a generator of its own,
+    /// so the counts depend on nothing but the seed and the resample's number.
+    pub(super) fn draw(&mut self, seed: u64, group: u64, lanes: usize) -> &[[u8; LANES]] {
         let stream = SplitMix64::seed_from_u64(seed).next_u64();
-        let mut random: [Xoshiro256PlusPlus; LANES] = std::array::from_fn(|lane| {
-            let resample = LANES as u64 * group + lane as u64;
-            Xoshiro256PlusPlus::seed_from_u64(stream.wrapping_add(resample))
-        });
-        self.tallies.fill([0; LANES]);
-        for (lane, random) in random.iter_mut().enumerate() {
-            for draw in 0..queries.div_ceil(2) {
-                let bits = random.next_u64();
-                self.tallies[place(bits >> 32, queries) >> PLACE_BITS][lane] += 1;
-                if 2 * draw + 1 < queries {
-                    self.tallies[place(bits & 0xffff_ffff, queries) >> PLACE_BITS][lane] += 1;
-                }
+        let mut random: Vec<Xoshiro256PlusPlus> = (0..lanes.min(LANES) as u64)
+            .map(|lane| Xoshiro256PlusPlus::seed_from_u64(stream.wrapping_add(LANES as u64 * group + lane)))
+            .collect();
+        let mut left = vec![self.counts.len() as u64; random.len()];
+        let mut queries = self.counts.len();
+        for counts in self.counts.chunks_mut(BLOCK) {
+            counts.fill([0; LANES]);
+            let share = counts.len() as f64 / queries as f64;
+            for (lane, (random, left)) in random.iter_mut().zip(&mut left).enumerate() {
+                // The last block takes what is left; and a share in (0, 1) is one that `Binomial` takes.
+                let draws = match Binomial::new(*left, share) {
+                    Ok(binomial) if counts.len() < queries => binomial.sample(random),
+                    _ => *left,
+                };
+                *left -= draws;
+                fill(counts, lane, draws, random);
             }
-        }
-        self.counts.fill([0; LANES]);
-        for (counts, tally) in self.counts.chunks_mut(BLOCK).zip(&self.tallies) {
-            for lane in 0..LANES {
-                fill(counts, lane, tally[lane], &mut random[lane]);
-            }
+            queries -= counts.len();
         }
         &self.counts
     }
 }
 
 /// Spreads `draws` over a block.
-fn fill(counts: &mut [[u8; LANES]], lane: usize, draws: u32, random: &mut Xoshiro256PlusPlus) {
+fn fill(counts: &mut [[u8; LANES]], lane: usize, draws: u64, random: &mut Xoshiro256PlusPlus) {
     /// Places that 64 random bits give.
     const AT_ONCE: u32 = u64::BITS / PLACE_BITS;
     if let Ok(counts) = <&mut [[u8; LANES]; BLOCK]>::try_from(&mut *counts) {
-        let mut left = draws;
-        while left > 0 {
+        let mut one = |bits: u64, at: u32| {
+            let count = &mut counts[(bits >> (PLACE_BITS * at)) as usize & (BLOCK - 1)][lane];
+            *count = count.saturating_add(1);
+        };
+        for _ in 0..draws / u64::from(AT_ONCE) {
             let bits = random.next_u64();
-            for at in 0..AT_ONCE.min(left) {
-                let count = &mut counts[(bits >> (PLACE_BITS * at)) as usize & (BLOCK - 1)][lane];
-                *count = count.saturating_add(1);
-            }
-            left = left.saturating_sub(AT_ONCE);
+            (0..AT_ONCE).for_each(|at| one(bits, at));
         }
+        let bits = random.next_u64();
+        (0..(draws % u64::from(AT_ONCE)) as u32).for_each(|at| one(bits, at));
         return;
     }
     // The last block, or the only one.
@@ -78,7 +76,7 @@ fn fill(counts: &mut [[u8; LANES]], lane: usize, draws: u32, random: &mut Xoshir
     }
 }
 
-/// A place below `places` from 32 random bits. The chances of two blocks differ by less than one in a hundred thousand.
+/// A place below `places`, at most [`BLOCK`], from 32 random bits. The chances of two differ by less than one in a million.
 fn place(bits: u64, places: u64) -> usize {
     ((bits * places) >> 32) as usize
 }
@@ -89,7 +87,7 @@ mod tests {
 
     fn column(queries: usize, seed: u64, resample: u64) -> Vec<u8> {
         let mut draws = Draws::new(queries);
-        let counts = draws.draw(seed, resample / LANES as u64);
+        let counts = draws.draw(seed, resample / LANES as u64, LANES);
         counts.iter().map(|count| count[resample as usize % LANES]).collect()
     }
 
@@ -98,7 +96,7 @@ mod tests {
         for queries in [1, 2, 7, 255, 2047, 2048, 2049, 10_001] {
             let mut draws = Draws::new(queries);
             for group in 0..3 {
-                let counts = draws.draw(5, group);
+                let counts = draws.draw(5, group, LANES);
                 for lane in 0..LANES {
                     let all: u32 = counts.iter().map(|count| u32::from(count[lane])).sum();
                     assert_eq!(all as usize, queries);
@@ -131,5 +129,8 @@ mod tests {
         let all: Vec<Vec<u8>> = (0..16).map(|resample| column(300, 1, resample)).collect();
         assert!(all.iter().enumerate().all(|(at, one)| all[..at].iter().all(|other| other != one)));
         assert_ne!(column(300, 1, 0), column(300, 2, 0));
+        let mut draws = Draws::new(5000);
+        let (all, few) = (draws.draw(1, 2, LANES).to_vec(), draws.draw(1, 2, 3).to_vec());
+        assert!(all.iter().zip(&few).all(|(all, few)| all[..3] == few[..3] && few[3..] == [0; LANES - 3]));
     }
 }

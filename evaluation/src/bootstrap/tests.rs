@@ -41,7 +41,7 @@ fn a_seed_gives_the_same_intervals_on_any_number_of_threads() {
 #[test]
 fn a_weighted_sample_is_the_sample_with_its_queries_repeated() {
     let pairing = pairing(60);
-    let weights: Vec<u32> = Draws::new(60).draw(3, 0).iter().map(|counts| u32::from(counts[0])).collect();
+    let weights: Vec<u32> = Draws::new(60).draw(3, 0, LANES).iter().map(|counts| u32::from(counts[0])).collect();
     assert!(weights.contains(&0) && weights.iter().any(|count| *count > 1));
     let repeated = pairing.pairs().zip(&weights).flat_map(|(pair, weight)| {
         (0..*weight).map(move |copy| Pair { query: format!("{} {copy}", pair.query), ..pair.clone() })

@@ -1,4 +1,6 @@
 use super::*;
+use crate::error::ErrorKind;
+use crate::outcome::Outcome;
 use crate::pairing::Pairing;
 
 /// Three models on `queries` queries, from a small congruential generator.

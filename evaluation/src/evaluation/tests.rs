@@ -1,5 +1,6 @@
 use super::*;
 use crate::certificate::{Method, Target};
+use crate::outcome::Outcome;
 use crate::summary::{ObjectiveSummary, Options as SummaryOptions};
 
 /// 300 queries of two tasks, half of them for calibration; three models.
@@ -137,7 +138,7 @@ fn rules_are_compared_on_the_same_queries() {
     let base = table();
     let mut table = Table::default();
     for row in base.rows() {
-        let mut row = row.clone();
+        let mut row = row.to_outcome();
         if row.model == "small" {
             let hard = -50.0 * row.score.unwrap();
             let noise = (hard * 13.0).rem_euclid(101.0);

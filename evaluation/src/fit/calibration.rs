@@ -121,6 +121,15 @@ impl Calibrator {
     /// # Errors
     /// [`ErrorKind::Invalid`] for scores that are not finite, or of right or wrong answers only.
     pub fn isotonic(scores: &[f64], right: &[bool]) -> Result<Self> {
+        Self::isotonic_within(scores, right, usize::MAX)
+    }
+
+    /// [`Calibrator::isotonic`] with at most `knots` knots (2 at least), as a rule of the runtime has room for a few: pools are
+    /// joined where that adds least to the squared error.
+    ///
+    /// # Errors
+    /// As [`Calibrator::isotonic`].
+    pub fn isotonic_within(scores: &[f64], right: &[bool], knots: usize) -> Result<Self> {
         check(scores, right)?;
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
@@ -137,26 +146,28 @@ impl Calibrator {
         }
         let mut pooled: Vec<Pool> = Vec::new();
         for mut pool in pools {
-            while let Some(before) = pooled.pop_if(|before| before.mean() >= pool.mean()) {
-                pool = Pool {
-                    low: before.low,
-                    rights: before.rights + pool.rights,
-                    count: before.count + pool.count,
-                    ..pool
-                };
+            while let Some(mut before) = pooled.pop_if(|before| before.mean() >= pool.mean()) {
+                before.join(&pool);
+                pool = before;
             }
             pooled.push(pool);
         }
-        let (mut knots, mut probabilities) = (Vec::new(), Vec::new());
+        while pooled.len() > 1 && pooled.iter().map(Pool::knots).sum::<usize>() > knots {
+            let added = |at: &usize| pooled[*at].added_by_joining(&pooled[at + 1]);
+            let cheapest = (0..pooled.len() - 1).min_by(|a, b| added(a).total_cmp(&added(b))).unwrap_or_default();
+            let above = pooled.remove(cheapest + 1);
+            pooled[cheapest].join(&above);
+        }
+        let (mut scores, mut probabilities) = (Vec::new(), Vec::new());
         for pool in pooled {
             for score in [pool.low, pool.high] {
-                if knots.last() != Some(&score) {
-                    knots.push(score);
+                if scores.last() != Some(&score) {
+                    scores.push(score);
                     probabilities.push(pool.mean());
                 }
             }
         }
-        Ok(Self::Isotonic { scores: knots, probabilities })
+        Ok(Self::Isotonic { scores, probabilities })
     }
 
     /// Histogram binning (Zadrozny & Elkan 2001): the share of right answers between the `i/bins` quantiles of the
@@ -267,6 +278,21 @@ struct Pool {
 impl Pool {
     fn mean(&self) -> f64 {
         self.rights / self.count
+    }
+
+    /// Takes in the pool above it.
+    fn join(&mut self, above: &Self) {
+        (self.high, self.rights, self.count) = (above.high, self.rights + above.rights, self.count + above.count);
+    }
+
+    /// What joining the pool above it adds to the squared error.
+    fn added_by_joining(&self, above: &Self) -> f64 {
+        self.count * above.count / (self.count + above.count) * (above.mean() - self.mean()).powi(2)
+    }
+
+    /// One where it has one score, two where it has more.
+    fn knots(&self) -> usize {
+        if self.low == self.high { 1 } else { 2 }
     }
 }
 

@@ -4,18 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use margay_policy::{MAX_ROUTER_BITS, PromptFeatures};
+
 use super::logistic::{self, Linear, Row};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Most bits of a feature's number: a million weights.
-pub const MAX_BITS: u32 = 20;
-
-/// Logistic regression on hashed words and pairs of words of the prompt; its score is the log-odds that the small model
-/// will be right, so higher means keep.
+/// Logistic regression on the [`PromptFeatures`] of a prompt, hashed words and pairs of words; its score is the log-odds that
+/// the small model will be right, so higher means keep.
 ///
-/// Words are runs of letters and digits in lower case. A feature's number is the low bits of the 32-bit FNV-1a hash of
-/// the word, or of two words with a space between; features that fall together are added up (Weinberger et al., arXiv
-/// 0902.2206, without signs). The vector of counts has length 1, so long prompts weigh no more than short ones.
+/// The vector of counts has length 1, so long prompts weigh no more than short ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Router {
     bits: u32,
@@ -30,11 +27,11 @@ impl Router {
     /// `right` says of each prompt whether the small model answered it well enough to keep.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for another number of prompts than answers, bits outside `1..=MAX_BITS`, a penalty that
+    /// [`ErrorKind::Invalid`] for another number of prompts than answers, bits outside `1..=MAX_ROUTER_BITS`, a penalty that
     /// is not above 0, or answers that are all right or all wrong.
     pub fn fit(prompts: &[&str], right: &[bool], bits: u32, penalty: f64) -> Result<Self> {
-        if prompts.len() != right.len() || !(1..=MAX_BITS).contains(&bits) {
-            let message = format!("a router needs one answer for each prompt, and 1 to {MAX_BITS} bits");
+        if prompts.len() != right.len() || !(1..=MAX_ROUTER_BITS).contains(&bits) {
+            let message = format!("a router needs one answer for each prompt, and 1 to {MAX_ROUTER_BITS} bits");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         logistic::check_penalty(penalty)?;
@@ -51,25 +48,38 @@ impl Router {
         let weight = |(at, value): &(usize, f64)| Some(self.weights.get(&u32::try_from(*at).ok()?)? * value);
         self.intercept + features(prompt, self.bits).iter().filter_map(weight).sum::<f64>()
     }
+
+    /// This router for the runtime, its numbers rounded to 32 bits.
+    #[must_use]
+    pub fn to_policy(&self) -> DeployedRouter {
+        let mut weights = vec![0.0; 1 << self.bits];
+        for (at, weight) in &self.weights {
+            weights[*at as usize] = *weight as f32;
+        }
+        DeployedRouter { intercept: self.intercept as f32, weights }
+    }
 }
 
 fn features(prompt: &str, bits: u32) -> Row {
-    let lower = prompt.to_lowercase();
-    let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    let mask = (1u32 << bits) - 1;
-    let mut counts: BTreeMap<u32, f64> = BTreeMap::new();
-    for word in &words {
-        *counts.entry(fnv1a([word.as_bytes()]) & mask).or_default() += 1.0;
-    }
-    for two in words.windows(2) {
-        *counts.entry(fnv1a([two[0].as_bytes(), b" ", two[1].as_bytes()]) & mask).or_default() += 1.0;
-    }
-    let length = counts.values().map(|count| count * count).sum::<f64>().sqrt();
-    counts.into_iter().map(|(at, count)| (at as usize, count / length)).collect()
+    let features = PromptFeatures::of(prompt, bits);
+    let length = features.iter().map(|(_, count)| f64::from(count).powi(2)).sum::<f64>().sqrt();
+    features.iter().map(|(at, count)| (at as usize, f64::from(count) / length)).collect()
 }
 
-/// The 32-bit hash of Fowler, Noll and Vo, variant 1a, of all parts one after the other.
-fn fnv1a<const N: usize>(parts: [&[u8]; N]) -> u32 {
-    let bytes = parts.into_iter().flatten();
-    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+/// A router as the runtime runs it, in 32 bits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeployedRouter {
+    intercept: f32,
+    weights: Vec<f32>,
+}
+
+impl DeployedRouter {
+    /// What scores prompts, here and in the runtime: choose its threshold on these scores.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for weights that 32 bits cannot hold.
+    pub fn router(&self) -> Result<margay_policy::Router<'_>> {
+        margay_policy::Router::new(self.intercept, &self.weights)
+            .map_err(|fault| Error::new(ErrorKind::Invalid, fault.to_string()))
+    }
 }

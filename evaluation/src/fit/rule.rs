@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::logistic::{self, Row};
+use super::logistic;
 use crate::error::{Error, ErrorKind, Result};
-use crate::outcome::{Outcome, SIGNAL_PREFIX, recorded};
+use crate::outcome::Row;
 use crate::pairing::RIGHT;
 
 /// Log-odds that are linear in an answer's signals.
@@ -42,18 +42,18 @@ pub enum LearnedRule {
 impl LinearRule {
     /// Logistic regression of whether answers are right on signals, which are standardised while fitting; `penalty` is
     /// the squared weight's, per squared standard deviation (the inverse of scikit-learn's `C`).
-    fn fit(rows: &[&Outcome], right: &[f64], signals: &[&str], penalty: f64) -> Result<Self> {
+    fn fit(rows: &[Row<'_>], right: &[f64], signals: &[&str], penalty: f64) -> Result<Self> {
         let mut columns = Vec::with_capacity(signals.len());
         for signal in signals {
-            let column: Result<Vec<f64>> = rows.iter().map(|row| signal_of(row, signal)).collect();
+            let column: Result<Vec<f64>> = rows.iter().map(|row| row.needed_signal(signal)).collect();
             columns.push(Standardised::of(column?));
         }
         // A signal that is the same everywhere says nothing and keeps the weight 0.
-        let row = |at: usize| -> Row {
+        let row = |at: usize| -> logistic::Row {
             let said = columns.iter().enumerate().filter(|(_, column)| column.deviation > 0.0);
             said.map(|(feature, column)| (feature, column.values[at])).collect()
         };
-        let features: Vec<Row> = (0..rows.len()).map(row).collect();
+        let features: Vec<logistic::Row> = (0..rows.len()).map(row).collect();
         let fitted = logistic::fit(&features, right, signals.len(), penalty)?;
         let weight = |(weight, column): (&f64, &Standardised)| {
             if column.deviation > 0.0 { weight / column.deviation } else { 0.0 }
@@ -71,10 +71,11 @@ impl LinearRule {
     ///
     /// # Errors
     /// [`ErrorKind::MissingValue`] with the column of a signal that the row lacks.
-    pub fn log_odds(&self, row: &Outcome) -> Result<f64> {
+    pub fn log_odds<'a>(&self, row: impl Into<Row<'a>>) -> Result<f64> {
+        let row = row.into();
         let mut sum = self.intercept;
         for (signal, weight) in self.signals.iter().zip(&self.weights) {
-            sum += weight * signal_of(row, signal)?;
+            sum += weight * row.needed_signal(signal)?;
         }
         Ok(sum)
     }
@@ -86,23 +87,30 @@ impl LearnedRule {
     /// # Errors
     /// [`ErrorKind::Invalid`] without signals, for a penalty that is not above 0, or if all answers are right or all
     /// are wrong; [`ErrorKind::MissingValue`] for a signal that a row lacks.
-    pub fn post_hoc(small: &[&Outcome], signals: &[&str], penalty: f64) -> Result<Self> {
+    pub fn post_hoc<'a, R: Into<Row<'a>> + Copy>(small: &[R], signals: &[&str], penalty: f64) -> Result<Self> {
         check(signals, penalty)?;
-        Ok(Self::PostHoc { small: LinearRule::fit(small, &right(small), signals, penalty)? })
+        let small = views(small);
+        Ok(Self::PostHoc { small: LinearRule::fit(&small, &right(&small), signals, penalty)? })
     }
 
     /// The benefit rule from both models' rows, the same query at the same place.
     ///
     /// # Errors
     /// As [`LearnedRule::post_hoc`], for either model; [`ErrorKind::MissingPair`] if the queries are not the same.
-    pub fn benefit(small: &[&Outcome], large: &[&Outcome], signals: &[&str], penalty: f64) -> Result<Self> {
+    pub fn benefit<'a, R: Into<Row<'a>> + Copy>(
+        small: &[R],
+        large: &[R],
+        signals: &[&str],
+        penalty: f64,
+    ) -> Result<Self> {
         check(signals, penalty)?;
-        if small.len() != large.len() || small.iter().zip(large).any(|(small, large)| small.query != large.query) {
+        let (small, large) = (views(small), views(large));
+        if small.len() != large.len() || small.iter().zip(&large).any(|(small, large)| small.query() != large.query()) {
             return Err(Error::new(ErrorKind::MissingPair, "the two models' rows are not about the same queries"));
         }
         Ok(Self::Benefit {
-            small: LinearRule::fit(small, &right(small), signals, penalty)?,
-            large: LinearRule::fit(small, &right(large), signals, penalty)?,
+            small: LinearRule::fit(&small, &right(&small), signals, penalty)?,
+            large: LinearRule::fit(&small, &right(&large), signals, penalty)?,
         })
     }
 
@@ -110,7 +118,8 @@ impl LearnedRule {
     ///
     /// # Errors
     /// [`ErrorKind::MissingValue`] with the column of a signal that the row lacks.
-    pub fn score(&self, row: &Outcome) -> Result<f64> {
+    pub fn score<'a>(&self, row: impl Into<Row<'a>>) -> Result<f64> {
+        let row = row.into();
         match self {
             Self::PostHoc { small } => small.log_odds(row),
             Self::Benefit { small, large } => {
@@ -140,12 +149,12 @@ impl Standardised {
     }
 }
 
-fn signal_of(row: &Outcome, signal: &str) -> Result<f64> {
-    recorded(row, &format!("{SIGNAL_PREFIX}{signal}"), row.signals.get(signal).copied())
+fn views<'a, R: Into<Row<'a>> + Copy>(rows: &[R]) -> Vec<Row<'a>> {
+    rows.iter().map(|row| (*row).into()).collect()
 }
 
-fn right(rows: &[&Outcome]) -> Vec<f64> {
-    rows.iter().map(|row| f64::from(u8::from(row.quality >= RIGHT))).collect()
+fn right(rows: &[Row<'_>]) -> Vec<f64> {
+    rows.iter().map(|row| f64::from(u8::from(row.quality() >= RIGHT))).collect()
 }
 
 fn check(signals: &[&str], penalty: f64) -> Result<()> {

@@ -7,7 +7,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Value;
 
-use super::{MAX_COLUMNS, MAX_ROW_BYTES, OPTIONAL_COLUMNS, Outcome, REQUIRED_COLUMNS, SIGNAL_PREFIX};
+use super::columns::{self, Field};
+use super::{MAX_ROW_BYTES, Outcome, Row, RowSource, SIGNAL_PREFIX};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Reads an outcome table from JSON Lines, row by row. Blank lines are passed over; after an error the iterator ends.
@@ -30,8 +31,10 @@ impl<R: BufRead> JsonLinesReader<R> {
     pub fn line(&self) -> u64 {
         self.line
     }
+}
 
-    fn read(&mut self) -> Result<Option<Outcome>> {
+impl<R: BufRead> RowSource for JsonLinesReader<R> {
+    fn fill(&mut self, outcome: &mut Outcome) -> Result<bool> {
         loop {
             self.bytes.clear();
             self.line += 1;
@@ -41,7 +44,7 @@ impl<R: BufRead> JsonLinesReader<R> {
                 .read_until(b'\n', &mut self.bytes)
                 .map_err(|source| Error::new(ErrorKind::Io, "cannot read").with_source(source))?;
             if self.bytes.is_empty() {
-                return Ok(None);
+                return Ok(false);
             }
             if self.bytes.len() > MAX_ROW_BYTES {
                 return Err(Error::new(ErrorKind::TooLarge, format!("is over the cap of {MAX_ROW_BYTES} bytes")));
@@ -52,7 +55,17 @@ impl<R: BufRead> JsonLinesReader<R> {
         }
         let Fields(fields) = serde_json::from_slice(&self.bytes)
             .map_err(|source| Error::new(ErrorKind::Value, "is not a JSON object").with_source(source))?;
-        outcome(fields).map(Some)
+        columns::check(fields.iter().map(|(name, _)| name.as_str()))?;
+        *outcome = Outcome::new("", "", f64::NAN);
+        for (name, value) in &fields {
+            columns::store(name, value, outcome).map_err(|error| error.at_column(name))?;
+        }
+        outcome.check()?;
+        Ok(true)
+    }
+
+    fn row(&self) -> u64 {
+        self.line
     }
 }
 
@@ -63,9 +76,10 @@ impl<R: BufRead> Iterator for JsonLinesReader<R> {
         if self.failed {
             return None;
         }
-        let outcome = self.read().map_err(|error| error.at_row(self.line));
-        self.failed = outcome.is_err();
-        outcome.transpose()
+        let mut outcome = Outcome::new("", "", f64::NAN);
+        let read = self.fill(&mut outcome).map_err(|error| error.at_row(self.line));
+        self.failed = read.is_err();
+        read.map(|found| found.then_some(outcome)).transpose()
     }
 }
 
@@ -90,7 +104,12 @@ impl<W: Write> JsonLinesWriter<W> {
     /// [`ErrorKind::Value`] for a bad field, [`ErrorKind::Io`].
     pub fn write(&mut self, outcome: &Outcome) -> Result<()> {
         outcome.check()?;
-        serde_json::to_writer(&mut self.stream, &Line(outcome)).map_err(|source| io_error(source.into()))?;
+        self.write_row(outcome.into())
+    }
+
+    /// Writes a row that was checked.
+    pub(super) fn write_row(&mut self, row: Row<'_>) -> Result<()> {
+        serde_json::to_writer(&mut self.stream, &Line(row)).map_err(|source| io_error(source.into()))?;
         self.stream.write_all(b"\n").map_err(io_error)
     }
 
@@ -128,70 +147,23 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-fn outcome(fields: Vec<(String, Value)>) -> Result<Outcome> {
-    if fields.len() > MAX_COLUMNS {
-        let message = format!("{} columns are over the cap of {MAX_COLUMNS}", fields.len());
-        return Err(Error::new(ErrorKind::TooLarge, message));
-    }
-    for (at, (name, _)) in fields.iter().enumerate() {
-        if fields[..at].iter().any(|(earlier, _)| earlier == name) {
-            return Err(Error::new(ErrorKind::Columns, "is there twice").at_column(name));
+impl Field for Value {
+    /// Text; nothing for `null` and, as in CSV, for empty text.
+    fn text(&self) -> Result<Option<&str>> {
+        match self {
+            Self::Null => Ok(None),
+            Self::String(text) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+            other => Err(is_not(other, "text")),
         }
     }
-    if let Some(missing) = REQUIRED_COLUMNS.iter().find(|required| !fields.iter().any(|(name, _)| name == *required)) {
-        return Err(Error::new(ErrorKind::Columns, "is required and missing").at_column(*missing));
-    }
-    let mut outcome = Outcome::new("", "", f64::NAN);
-    for (name, value) in fields {
-        store(&name, value, &mut outcome).map_err(|error| error.at_column(name))?;
-    }
-    outcome.check()?;
-    Ok(outcome)
-}
 
-fn store(name: &str, value: Value, outcome: &mut Outcome) -> Result<()> {
-    match name {
-        "query" => outcome.query = text(value)?.ok_or_else(empty)?,
-        "model" => outcome.model = text(value)?.ok_or_else(empty)?,
-        "quality" => outcome.quality = number(&value)?.ok_or_else(empty)?,
-        "task" => outcome.task = text(value)?,
-        "split" => outcome.split = text(value)?,
-        "score" => outcome.score = number(&value)?,
-        "tokens_in" => outcome.tokens_in = count(&value)?,
-        "tokens_out" => outcome.tokens_out = count(&value)?,
-        "cost" => outcome.cost = number(&value)?,
-        "latency_ms" => outcome.latency_ms = number(&value)?,
-        "flops" => outcome.flops = number(&value)?,
-        "answer_digest" => outcome.answer_digest = text(value)?,
-        _ => {
-            let Some(signal) = name.strip_prefix(SIGNAL_PREFIX).filter(|signal| !signal.is_empty()) else {
-                let known = [&REQUIRED_COLUMNS[..], &OPTIONAL_COLUMNS[..]].concat().join(", ");
-                let message = format!("is not one of {known}, {SIGNAL_PREFIX}<name>");
-                return Err(Error::new(ErrorKind::Columns, message));
-            };
-            if let Some(number) = number(&value)? {
-                outcome.signals.insert(signal.to_owned(), number);
-            }
-        }
+    fn number(&self) -> Result<Option<f64>> {
+        typed(self, Self::as_f64, "a number")
     }
-    Ok(())
-}
 
-/// Text; nothing for `null` and, as in CSV, for empty text.
-fn text(value: Value) -> Result<Option<String>> {
-    match value {
-        Value::Null => Ok(None),
-        Value::String(text) => Ok(Some(text).filter(|text| !text.is_empty())),
-        other => Err(is_not(&other, "text")),
+    fn count(&self) -> Result<Option<u64>> {
+        typed(self, Self::as_u64, "a whole number of at least 0")
     }
-}
-
-fn number(value: &Value) -> Result<Option<f64>> {
-    typed(value, Value::as_f64, "a number")
-}
-
-fn count(value: &Value) -> Result<Option<u64>> {
-    typed(value, Value::as_u64, "a whole number of at least 0")
 }
 
 fn typed<T>(value: &Value, read: fn(&Value) -> Option<T>, what: &str) -> Result<Option<T>> {
@@ -211,39 +183,34 @@ fn is_not(value: &Value, what: &str) -> Error {
     Error::new(ErrorKind::Value, format!("{kind} is not {what}"))
 }
 
-fn empty() -> Error {
-    Error::new(ErrorKind::Value, "is empty")
-}
-
 fn io_error(source: std::io::Error) -> Error {
     Error::new(ErrorKind::Io, "cannot write").with_source(source)
 }
 
 /// A row as an object, in the order of a CSV's columns.
-struct Line<'a>(&'a Outcome);
+struct Line<'a>(Row<'a>);
 
 impl Serialize for Line<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Outcome { query, model, quality, task, split, score, signals, .. } = self.0;
-        let Outcome { tokens_in, tokens_out, cost, latency_ms, flops, answer_digest, .. } = self.0;
+        let row = self.0;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("query", query)?;
-        map.serialize_entry("model", model)?;
-        map.serialize_entry("quality", quality)?;
-        for (name, text) in [("task", task), ("split", split)] {
-            text.as_ref().map_or(Ok(()), |text| map.serialize_entry(name, text))?;
+        map.serialize_entry("query", row.query())?;
+        map.serialize_entry("model", row.model())?;
+        map.serialize_entry("quality", &row.quality())?;
+        for (name, text) in [("task", row.task()), ("split", row.split())] {
+            text.map_or(Ok(()), |text| map.serialize_entry(name, text))?;
         }
-        score.map_or(Ok(()), |score| map.serialize_entry("score", &score))?;
-        for (name, signal) in signals {
-            map.serialize_entry(&format!("{SIGNAL_PREFIX}{name}"), signal)?;
+        row.score().map_or(Ok(()), |score| map.serialize_entry("score", &score))?;
+        for (name, signal) in row.signals() {
+            map.serialize_entry(&format!("{SIGNAL_PREFIX}{name}"), &signal)?;
         }
-        for (name, count) in [("tokens_in", tokens_in), ("tokens_out", tokens_out)] {
+        for (name, count) in [("tokens_in", row.tokens_in()), ("tokens_out", row.tokens_out())] {
             count.map_or(Ok(()), |count| map.serialize_entry(name, &count))?;
         }
-        for (name, amount) in [("cost", cost), ("latency_ms", latency_ms), ("flops", flops)] {
+        for (name, amount) in [("cost", row.cost()), ("latency_ms", row.latency_ms()), ("flops", row.flops())] {
             amount.map_or(Ok(()), |amount| map.serialize_entry(name, &amount))?;
         }
-        answer_digest.as_ref().map_or(Ok(()), |digest| map.serialize_entry("answer_digest", digest))?;
+        row.answer_digest().map_or(Ok(()), |digest| map.serialize_entry("answer_digest", digest))?;
         map.end()
     }
 }

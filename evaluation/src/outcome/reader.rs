@@ -5,13 +5,14 @@ use std::str::FromStr;
 
 use csv::{ReaderBuilder, StringRecord};
 
-use super::{MAX_COLUMNS, MAX_ROW_BYTES, OPTIONAL_COLUMNS, Outcome, REQUIRED_COLUMNS, SIGNAL_PREFIX};
+use super::columns::{self, Field};
+use super::{MAX_ROW_BYTES, Outcome, RowSource};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Reads an outcome table from CSV, row by row. After an error the iterator ends.
 pub struct Reader<R> {
     csv: csv::Reader<Budgeted<R>>,
-    columns: Vec<Column>,
+    columns: Vec<String>,
     record: StringRecord,
     row: u64,
     failed: bool,
@@ -26,7 +27,9 @@ impl<R: Read> Reader<R> {
     pub fn new(stream: R) -> Result<Self> {
         let mut csv = ReaderBuilder::new().from_reader(Budgeted { stream, left: MAX_ROW_BYTES });
         let header = csv.headers().map_err(|error| csv_error(error).at_row(1))?;
-        let columns = parse_header(header).map_err(|error| error.at_row(1))?;
+        let names: Vec<&str> = header.iter().collect();
+        columns::check(names.iter().copied()).map_err(|error| error.at_row(1))?;
+        let columns = names.into_iter().map(str::to_owned).collect();
         Ok(Self { csv, columns, record: StringRecord::new(), row: 1, failed: false })
     }
 
@@ -35,19 +38,24 @@ impl<R: Read> Reader<R> {
     pub fn row(&self) -> u64 {
         self.row
     }
+}
 
-    fn read(&mut self) -> Result<Option<Outcome>> {
+impl<R: Read> RowSource for Reader<R> {
+    fn fill(&mut self, outcome: &mut Outcome) -> Result<bool> {
         self.csv.get_mut().left = MAX_ROW_BYTES;
         self.row += 1;
         if !self.csv.read_record(&mut self.record).map_err(csv_error)? {
-            return Ok(None);
+            return Ok(false);
         }
-        let mut outcome = Outcome::new("", "", f64::NAN);
         for (column, field) in self.columns.iter().zip(&self.record) {
-            column.store(field, &mut outcome).map_err(|error| error.at_column(column.name()))?;
+            columns::store(column, &Text(field), outcome).map_err(|error| error.at_column(column))?;
         }
         outcome.check()?;
-        Ok(Some(outcome))
+        Ok(true)
+    }
+
+    fn row(&self) -> u64 {
+        self.row
     }
 }
 
@@ -58,90 +66,28 @@ impl<R: Read> Iterator for Reader<R> {
         if self.failed {
             return None;
         }
-        let outcome = self.read().map_err(|error| error.at_row(self.row));
-        self.failed = outcome.is_err();
-        outcome.transpose()
+        let mut outcome = Outcome::new("", "", f64::NAN);
+        let read = self.fill(&mut outcome).map_err(|error| error.at_row(self.row));
+        self.failed = read.is_err();
+        read.map(|found| found.then_some(outcome)).transpose()
     }
 }
 
-/// Where a field goes.
-enum Column {
-    Fixed(&'static str),
-    Signal(String),
-}
+/// A field as it stands in the file.
+struct Text<'a>(&'a str);
 
-impl Column {
-    fn name(&self) -> String {
-        match self {
-            Self::Fixed(name) => (*name).to_owned(),
-            Self::Signal(name) => format!("{SIGNAL_PREFIX}{name}"),
-        }
+impl Field for Text<'_> {
+    fn text(&self) -> Result<Option<&str>> {
+        Ok(Some(self.0).filter(|text| !text.is_empty()))
     }
 
-    fn store(&self, field: &str, outcome: &mut Outcome) -> Result<()> {
-        let name = match self {
-            Self::Fixed(name) => *name,
-            Self::Signal(name) => {
-                if let Some(signal) = number(field)? {
-                    outcome.signals.insert(name.clone(), signal);
-                }
-                return Ok(());
-            }
-        };
-        let text = || (!field.is_empty()).then(|| field.to_owned());
-        match name {
-            "query" => outcome.query = field.to_owned(),
-            "model" => outcome.model = field.to_owned(),
-            "quality" => outcome.quality = number(field)?.ok_or_else(|| Error::new(ErrorKind::Value, "is empty"))?,
-            "task" => outcome.task = text(),
-            "split" => outcome.split = text(),
-            "score" => outcome.score = number(field)?,
-            "tokens_in" => outcome.tokens_in = count(field)?,
-            "tokens_out" => outcome.tokens_out = count(field)?,
-            "cost" => outcome.cost = number(field)?,
-            "latency_ms" => outcome.latency_ms = number(field)?,
-            "flops" => outcome.flops = number(field)?,
-            _ => outcome.answer_digest = text(),
-        }
-        Ok(())
+    fn number(&self) -> Result<Option<f64>> {
+        parse(self.0, "a number")
     }
-}
 
-fn parse_header(header: &StringRecord) -> Result<Vec<Column>> {
-    if header.len() > MAX_COLUMNS {
-        let message = format!("{} columns are over the cap of {MAX_COLUMNS}", header.len());
-        return Err(Error::new(ErrorKind::TooLarge, message));
+    fn count(&self) -> Result<Option<u64>> {
+        parse(self.0, "a whole number of at least 0")
     }
-    let mut columns = Vec::with_capacity(header.len());
-    for (index, name) in header.iter().enumerate() {
-        if header.iter().take(index).any(|earlier| earlier == name) {
-            return Err(Error::new(ErrorKind::Columns, "is there twice").at_column(name));
-        }
-        let fixed = REQUIRED_COLUMNS.iter().chain(&OPTIONAL_COLUMNS).find(|known| **known == name);
-        columns.push(match (fixed, name.strip_prefix(SIGNAL_PREFIX)) {
-            (Some(known), _) => Column::Fixed(known),
-            (None, Some(signal)) if !signal.is_empty() => Column::Signal(signal.to_owned()),
-            _ => {
-                let known = [&REQUIRED_COLUMNS[..], &OPTIONAL_COLUMNS[..]].concat().join(", ");
-                let message = format!("is not one of {known}, {SIGNAL_PREFIX}<name>");
-                return Err(Error::new(ErrorKind::Columns, message).at_column(name));
-            }
-        });
-    }
-    for required in REQUIRED_COLUMNS {
-        if !header.iter().any(|name| name == required) {
-            return Err(Error::new(ErrorKind::Columns, "is required and missing").at_column(required));
-        }
-    }
-    Ok(columns)
-}
-
-fn number(field: &str) -> Result<Option<f64>> {
-    parse(field, "a number")
-}
-
-fn count(field: &str) -> Result<Option<u64>> {
-    parse(field, "a whole number of at least 0")
 }
 
 /// The field's value; nothing for an empty field.

@@ -1,4 +1,7 @@
+use std::io::Read;
+
 use super::*;
+use crate::file::write_atomically;
 
 fn error_of(csv: &str) -> Error {
     Table::from_csv(csv.as_bytes()).unwrap_err()
@@ -38,8 +41,8 @@ fn a_table_reads_back_as_it_was_written() {
 #[test]
 fn columns_may_come_in_any_order_and_optional_ones_not_at_all() {
     let table = Table::from_csv(&b"model,signal.x,quality,query\nsmall,0.5,1,a\nlarge,,0,a\n"[..]).unwrap();
-    assert_eq!(table.rows()[0].signals["x"], 0.5);
-    assert_eq!(table.rows()[1], Outcome::new("a", "large", 0.0));
+    assert_eq!(table.rows().next().unwrap().signal("x"), Some(0.5));
+    assert_eq!(table.rows().nth(1).unwrap().to_outcome(), Outcome::new("a", "large", 0.0));
     assert_eq!(table.models(), ["large", "small"]);
 }
 
@@ -171,7 +174,8 @@ fn json_lines_read_back_as_they_were_written_and_as_csv_does() {
     assert_eq!(Table::from_json_lines(text.as_bytes()).unwrap(), table);
 
     let folder = tempfile::tempdir().unwrap();
-    for name in ["o.csv", "o.jsonl", "o.ndjson"] {
+    let parquet = cfg!(feature = "parquet").then_some("o.parquet");
+    for name in ["o.csv", "o.jsonl", "o.ndjson"].into_iter().chain(parquet) {
         table.write(&folder.path().join(name)).unwrap();
         assert_eq!(Table::read(&folder.path().join(name)).unwrap(), table);
     }
@@ -216,7 +220,7 @@ fn a_stream_is_joined_as_its_table_is() {
     let streamed = crate::pairing::Pairing::from_stream(Reader::new(&csv[..]).unwrap(), "s", "l", &cost).unwrap();
     let table = Table::from_csv(&csv[..]).unwrap();
     assert_eq!(streamed, crate::pairing::Pairing::join(table.rows(), "s", "l").unwrap());
-    let broken = b"query,model,quality\na,s,1\na,l,2\n";
+    let broken = b"query,model,quality,score,flops\na,s,1,0,1\na,l,2,,1\n";
     let error = crate::pairing::Pairing::from_stream(Reader::new(&broken[..]).unwrap(), "s", "l", &cost).unwrap_err();
     assert_eq!((error.kind(), error.row()), (ErrorKind::Value, Some(3)));
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{Outcome, SIGNAL_PREFIX};
+use super::{Outcome, Row, SIGNAL_PREFIX};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Writes an outcome table as CSV, row by row. Call [`Writer::finish`] at the end.
@@ -40,25 +40,27 @@ impl<W: Write> Writer<W> {
             let column = format!("{SIGNAL_PREFIX}{name}");
             return Err(Error::new(ErrorKind::Columns, "is not in the header written").at_column(column));
         }
-        let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        let before = [
-            outcome.query.clone(),
-            outcome.model.clone(),
-            outcome.quality.to_string(),
-            text(&outcome.task),
-            text(&outcome.split),
-            field(outcome.score),
-        ];
-        let after = [
-            field(outcome.tokens_in),
-            field(outcome.tokens_out),
-            field(outcome.cost),
-            field(outcome.latency_ms),
-            field(outcome.flops),
-            text(&outcome.answer_digest),
-        ];
-        let signals = self.signals.iter().map(|name| field(outcome.signals.get(name)));
-        self.csv.write_record(before.into_iter().chain(signals).chain(after)).map_err(io_error)
+        self.write_row(outcome.into())
+    }
+
+    /// Writes a row that was checked, all of whose signals have a column.
+    pub(super) fn write_row(&mut self, row: Row<'_>) -> Result<()> {
+        let Self { csv, signals } = self;
+        let mut put = |field: &str| csv.write_field(field).map_err(io_error);
+        put(row.query())?;
+        put(row.model())?;
+        put(&row.quality().to_string())?;
+        put(row.task().unwrap_or_default())?;
+        put(row.split().unwrap_or_default())?;
+        put(&field(row.score()))?;
+        signals.iter().try_for_each(|name| put(&field(row.signal(name))))?;
+        put(&field(row.tokens_in()))?;
+        put(&field(row.tokens_out()))?;
+        put(&field(row.cost()))?;
+        put(&field(row.latency_ms()))?;
+        put(&field(row.flops()))?;
+        put(row.answer_digest().unwrap_or_default())?;
+        csv.write_record(None::<&[u8]>).map_err(io_error)
     }
 
     /// Flushes what is buffered.

@@ -9,7 +9,7 @@ use crate::chain::Chain;
 use crate::error::Result;
 use crate::evaluation::{Evaluation, Options};
 use crate::measures::{self, Bin};
-use crate::outcome::{Outcome, Table};
+use crate::outcome::{Row, Table};
 use crate::pairing::RIGHT;
 use crate::summary::{HistogramBin, histogram};
 
@@ -92,11 +92,11 @@ impl Details {
     /// # Errors
     /// As [`Evaluation::from_table`].
     pub fn of(table: &Table, models: &[&str], options: &Options<'_>, evaluation: &Evaluation) -> Result<Self> {
-        let scored: Vec<&Outcome> = table.rows().iter().filter(|row| options.scores(row)).collect();
-        let chain = Chain::join(scored.iter().copied(), models, &options.cost)?;
+        let scored = || table.rows().filter(|row| options.scores(*row));
+        let chain = Chain::join(scored(), models, &options.cost)?;
         let of_model = |at: usize| Some(OfModel::of(models[at], chain.scores(at)?, chain.quality(at)?, options));
         let changes = match models {
-            [small, large] => Some(Changes::of(&scored, small, large, evaluation)),
+            [small, large] => Some(Changes::of(scored(), small, large, evaluation)),
             _ => None,
         };
         Ok(Self { models: (0..models.len()).filter_map(of_model).collect(), changes })
@@ -134,7 +134,12 @@ impl OfModel {
 }
 
 impl Changes {
-    fn of(scored: &[&Outcome], small: &str, large: &str, evaluation: &Evaluation) -> Self {
+    fn of<'a>(
+        scored: impl Iterator<Item = Row<'a>> + Clone,
+        small: &str,
+        large: &str,
+        evaluation: &Evaluation,
+    ) -> Self {
         let chosen = evaluation.certificates.iter().find_map(|goal| Some((goal, goal.guarantee.certified()?)));
         let (threshold, threshold_in_words) = match chosen {
             Some((goal, certified)) => (certified.threshold, format!("the threshold of the goal {}", goal.goal)),
@@ -146,34 +151,33 @@ impl Changes {
             }
         };
         let of_large: HashMap<&str, f64> =
-            scored.iter().filter(|row| row.model == large).map(|row| (row.query.as_str(), row.quality)).collect();
-        let mut queries: Vec<Change> = Vec::new();
-        for row in scored.iter().filter(|row| row.model == small) {
-            let (Some(score), Some(large_quality)) = (row.score, of_large.get(row.query.as_str())) else { continue };
-            let kind = match (score < threshold, large_quality.partial_cmp(&row.quality)) {
-                (true, Some(std::cmp::Ordering::Greater)) => KINDS[0],
-                (true, Some(std::cmp::Ordering::Less)) => KINDS[1],
-                (false, Some(std::cmp::Ordering::Greater)) => KINDS[2],
-                (false, Some(std::cmp::Ordering::Less)) => KINDS[3],
+            scored.clone().filter(|row| row.model() == large).map(|row| (row.query(), row.quality())).collect();
+        let mut of_kind: [Vec<(f64, Row<'a>, f64)>; KINDS.len()] = Default::default();
+        for row in scored.filter(|row| row.model() == small) {
+            let (Some(score), Some(large_quality)) = (row.score(), of_large.get(row.query())) else { continue };
+            let kind = match (score < threshold, large_quality.partial_cmp(&row.quality())) {
+                (true, Some(std::cmp::Ordering::Greater)) => 0,
+                (true, Some(std::cmp::Ordering::Less)) => 1,
+                (false, Some(std::cmp::Ordering::Greater)) => 2,
+                (false, Some(std::cmp::Ordering::Less)) => 3,
                 _ => continue,
             };
-            queries.push(Change {
-                kind,
-                query: row.query.clone(),
-                task: row.task.clone(),
-                score,
-                small_quality: row.quality,
-                large_quality: *large_quality,
-            });
+            of_kind[kind].push((score, row, *large_quality));
         }
-        queries.sort_by(|a, b| {
-            let far = |change: &Change| (change.score - threshold).abs();
-            far(a).total_cmp(&far(b)).then_with(|| a.query.cmp(&b.query))
-        });
-        let counts: Vec<(&'static str, usize)> =
-            KINDS.map(|kind| (kind, queries.iter().filter(|change| change.kind == kind).count())).into();
-        let shown = KINDS.into_iter().flat_map(|kind| {
-            queries.iter().filter(move |change| change.kind == kind).take(MAX_CHANGES).cloned().collect::<Vec<_>>()
+        let counts = KINDS.into_iter().zip(of_kind.iter().map(Vec::len)).collect();
+        let shown = KINDS.into_iter().zip(&mut of_kind).flat_map(|(kind, rows)| {
+            let far = |score: f64| (score - threshold).abs();
+            rows.sort_by(|(a, of_a, _), (b, of_b, _)| {
+                far(*a).total_cmp(&far(*b)).then_with(|| of_a.query().cmp(of_b.query()))
+            });
+            rows.iter().take(MAX_CHANGES).map(move |(score, row, large_quality)| Change {
+                kind,
+                query: row.query().to_owned(),
+                task: row.task().map(str::to_owned),
+                score: *score,
+                small_quality: row.quality(),
+                large_quality: *large_quality,
+            })
         });
         Self { threshold_in_words, threshold, counts, queries: shown.collect() }
     }

@@ -1,11 +1,11 @@
 //! Which figures the page has: each an SVG, a legend, a caption, and its numbers.
 
-use serde::Serialize;
 use serde_json::json;
 
-use super::markup::{attribute, escape, prefix};
+use super::markup::{escape, prefix};
+use super::page;
 use super::plot::{Axis, Line, Paint, Plot, SERIES};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::summary::{CurvePoint, ObjectiveSummary, Summary};
 
 /// All figures as HTML.
@@ -111,7 +111,7 @@ fn histogram(name: &str, objective: &ObjectiveSummary) -> Result<String> {
         "How the small model’s scores are spread, its right answers stacked on its wrong ones.",
         &plot,
         &legend,
-        &to_json(bins),
+        &json!(bins),
     )
 }
 
@@ -149,28 +149,16 @@ fn names(summary: &Summary) -> Vec<Key> {
     summary.objectives.keys().enumerate().map(|(series, name)| key(&format!("s{}", series % SERIES), name)).collect()
 }
 
-fn per_objective(summary: &Summary, numbers: impl Fn(&ObjectiveSummary) -> serde_json::Value) -> String {
+fn per_objective(summary: &Summary, numbers: impl Fn(&ObjectiveSummary) -> serde_json::Value) -> serde_json::Value {
     let map = summary.objectives.iter().map(|(name, objective)| (name.clone(), numbers(objective)));
-    to_json(&map.collect::<serde_json::Map<_, _>>())
+    map.collect::<serde_json::Map<_, _>>().into()
 }
 
-fn to_json(value: &(impl Serialize + ?Sized)) -> String {
-    // Strings, numbers and lists of them: there is nothing in a summary that JSON cannot hold.
-    serde_json::to_string(value).unwrap_or_default()
-}
-
-fn figure(title: &str, caption: &str, plot: &Plot, legend: &[Key], numbers: &str) -> Result<String> {
-    let svg = plot.draw().map_err(|fault| Error::new(ErrorKind::Report, format!("cannot draw `{title}`: {fault}")))?;
-    let opening = svg.find("viewBox").ok_or_else(|| Error::new(ErrorKind::Report, "the plot is not an SVG"))?;
-    let label = attribute(&format!("{title}. {caption}"));
-    let svg = format!("<svg role=\"img\" aria-label=\"{label}\" {}", &svg[opening..]);
-    let legend: String = legend
-        .iter()
-        .map(|(classes, text)| format!("<li><i class=\"key {classes}\"></i>{}</li>", escape(text)))
-        .collect();
+fn figure(title: &str, caption: &str, plot: &Plot, legend: &[Key], numbers: &serde_json::Value) -> Result<String> {
+    let drawing = page::drawing(title, caption, plot, legend.iter().map(|(classes, text)| (classes, text)))?;
     Ok(format!(
-        "<figure>\n<h3>{title}</h3>\n<ul class=\"legend\">{legend}</ul>\n{svg}\n<figcaption>{caption}</figcaption>\n<details><summary>Numbers</summary><pre tabindex=\"0\">{numbers}</pre></details>\n</figure>\n",
+        "<figure>\n<h3>{title}</h3>\n{drawing}<figcaption>{caption}</figcaption>\n<details><summary>Numbers</summary><pre tabindex=\"0\">{numbers}</pre></details>\n</figure>\n",
         title = escape(title),
-        numbers = escape(numbers),
+        numbers = escape(&numbers.to_string()),
     ))
 }

@@ -10,7 +10,7 @@ use crate::bootstrap::{Bootstrap, Interval};
 use crate::curve::Curve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::measures;
-use crate::outcome::{Outcome, SIGNAL_PREFIX, recorded};
+use crate::outcome::{Row, SIGNAL_PREFIX};
 use crate::pairing::{Pairing, RIGHT};
 use crate::quantile;
 use crate::sample::Sample;
@@ -58,18 +58,19 @@ impl Served {
     ///
     /// # Errors
     /// [`ErrorKind::MissingValue`] for a field that is empty, [`ErrorKind::Value`] for a signal that is neither 0 nor 1.
-    pub fn from_outcome(row: &Outcome) -> Result<Self> {
-        let column = || format!("{SIGNAL_PREFIX}{DEFERRED_SIGNAL}");
-        let deferred = recorded(row, &column(), row.signals.get(DEFERRED_SIGNAL).copied())?;
+    pub fn from_outcome<'a>(row: impl Into<Row<'a>>) -> Result<Self> {
+        let row: Row<'_> = row.into();
+        let deferred = row.needed_signal(DEFERRED_SIGNAL)?;
         if deferred != 0.0 && deferred != 1.0 {
-            let message = format!("{deferred} is neither 0 nor 1 for query `{}` and model `{}`", row.query, row.model);
-            return Err(Error::new(ErrorKind::Value, message).at_column(column()));
+            let (query, model) = (row.query(), row.model());
+            let message = format!("{deferred} is neither 0 nor 1 for query `{query}` and model `{model}`");
+            return Err(Error::new(ErrorKind::Value, message).at_column(format!("{SIGNAL_PREFIX}{DEFERRED_SIGNAL}")));
         }
         Ok(Self {
             deferred: deferred == 1.0,
-            quality: row.quality,
-            flops: recorded(row, "flops", row.flops)?,
-            latency_ms: recorded(row, "latency_ms", row.latency_ms)?,
+            quality: row.quality(),
+            flops: row.flops().ok_or_else(|| row.lacks("flops"))?,
+            latency_ms: row.latency_ms().ok_or_else(|| row.lacks("latency_ms"))?,
         })
     }
 }

@@ -29,8 +29,9 @@
 //! [`TokenSignals`] is what one token says, [`Aggregate`] what the answer says so far, in constant memory. A
 //! [`Rule`], one [`Feature`] or learned from several, reads one [`Score`] off it; a [`Policy`] compares that with the [`Threshold`] of the task and
 //! gives a [`Decision`] with its [`Verdict`]. A [`Monitor`] does all that while the answer is written and
-//! says when going on is in vain. A [`QuantileTracker`] moves a threshold so that a wanted share is deferred. The
-//! guards in [`guard`] decide beforehand whether the cloud may be asked at all.
+//! says when going on is in vain. A [`QuantileTracker`] moves a threshold so that a wanted share is deferred. A [`Router`]
+//! reads a [`Score`] off the prompt, before anything is generated. The guards in [`guard`] decide beforehand whether the
+//! cloud may be asked at all.
 //!
 //! # The same verdict everywhere
 //! The same signals give the same bits on x86-64, on Arm and on a microcontroller without a double-precision unit:
@@ -69,6 +70,7 @@ mod learned;
 mod monitor;
 mod policy;
 mod quantiles;
+mod router;
 mod rule;
 mod signals;
 mod threshold;
@@ -87,6 +89,7 @@ pub use learned::{
 pub use monitor::{Monitor, Progress};
 pub use policy::{EarlyBound, Policy, PolicyError, TaskName};
 pub use quantiles::EXACT_TOKENS;
+pub use router::{MAX_PROMPT_FEATURES, MAX_ROUTER_BITS, PromptFeatures, Router, RouterError};
 pub use rule::{Percent, Rule, RuleError, Score};
 pub use signals::{SignalError, TokenSignals};
 pub use threshold::{Threshold, ThresholdError};

@@ -97,7 +97,7 @@ impl Rule {
             Self::Mlp(mlp) => mlp.log_odds(feature)?,
             of_one => feature(of_one.feature()?)?,
         };
-        score.is_finite().then_some(Score(score))
+        Score::of(score)
     }
 
     /// No score of the finished answer is higher, if that answer begins with these tokens and has at most
@@ -161,6 +161,10 @@ impl From<Feature> for Rule {
 }
 
 impl Score {
+    pub(crate) fn of(score: f32) -> Option<Self> {
+        score.is_finite().then_some(Self(score))
+    }
+
     /// The number itself.
     #[must_use]
     pub const fn value(self) -> f32 {

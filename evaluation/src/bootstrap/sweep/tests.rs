@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::super::draws::Draws;
 use super::*;
-use crate::pairing::Pair;
+use crate::pairing::{Pair, Pairing};
 use crate::sample::Sample;
 
 /// Not shares that a curve may hit exactly and stay at, where rounding would choose the crossing.
@@ -89,8 +89,10 @@ fn agree(fast: &Numbers, slow: &Numbers) {
 fn hold(pairing: &Pairing, seed: u64, cost_interval: Option<(f64, f64)>) {
     let wanted = Wanted { cost_interval, gaps: &GAPS, rates: &RATES };
     let mut draws = Draws::new(pairing.len());
-    let counts = draws.draw(seed, 0);
-    let fast = Track::of(pairing).sweep(counts, &wanted);
+    let lanes = 1 + seed as usize % LANES;
+    let counts = draws.draw(seed, 0, lanes);
+    let fast = Track::of(pairing).sweep(counts, lanes, &wanted);
+    assert_eq!(fast.len(), lanes);
     for (lane, fast) in fast.iter().enumerate() {
         let weights: Vec<u32> = counts.iter().map(|count| u32::from(count[lane])).collect();
         agree(fast, &slowly(pairing, &weights, &wanted));

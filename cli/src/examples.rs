@@ -43,6 +43,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("verify", &["margay verify smollm2.bundle --checkpoint SmolLM2-135M-Instruct"]),
     (
+        "compare",
+        &[
+            "margay compare before.bundle after.bundle --data test.jsonl",
+            "margay compare before.csv after.csv --small small --large large --report comparison",
+        ],
+    ),
+    (
         "generate",
         &[
             "margay generate --bundle smollm2.bundle --prompt 'Name a wild cat.' --max-tokens 32",
@@ -50,13 +57,6 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("chat", &["margay chat --bundle smollm2.bundle --system 'Be brief.'"]),
-    (
-        "gateway",
-        &[
-            "margay gateway --serial /dev/ttyUSB0 --config margay.toml",
-            "margay gateway --serial tcp:127.0.0.1:7000 --config margay.toml",
-        ],
-    ),
     ("score", &["margay score --bundle small.bundle --data test.jsonl --out outcomes.csv"]),
     ("devices", &["margay devices", "margay devices --bundle smollm2.bundle --json"]),
     ("bundle inspect", &["margay bundle inspect smollm2.bundle"]),

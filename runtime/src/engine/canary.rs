@@ -111,9 +111,12 @@ fn processor() -> Option<String> {
 mod tests {
     use super::*;
 
+    /// Needs ONNX Runtime, whose build a note names; only the feature `fetch` is certain to find it.
     #[test]
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", feature = "fetch"))]
     fn a_note_is_of_one_graph_on_one_library() {
+        let found = crate::device::library::Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap();
+        found.initialise().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let bundle = Bundle::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/toy")).unwrap();
         let library = |bytes: &[u8]| {

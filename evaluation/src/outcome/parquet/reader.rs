@@ -1,6 +1,7 @@
 //! Parquet to outcomes: a batch of each column at a time, so that memory is bounded by the pages of one row group.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use parquet::basic::{ConvertedType, LogicalType, Type};
@@ -85,7 +86,7 @@ impl ParquetReader {
     }
 
     fn of(file: impl ChunkReader + 'static) -> Result<Self> {
-        let file = SerializedFileReader::new(file).map_err(parquet_error)?;
+        let file = guarded(|| SerializedFileReader::new(file).map_err(parquet_error))?;
         let metadata = file.metadata();
         let schema = metadata.file_metadata().schema_descr_ptr();
         // A nested column's path is longer than its name, so it is not among those known.
@@ -140,10 +141,16 @@ impl ParquetReader {
     }
 }
 
+/// The library that decodes panics on some damage; a table of others must not end this program.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let damaged = |_| Err(Error::new(ErrorKind::Value, "is damaged: its pages cannot be decoded"));
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(damaged)
+}
+
 impl RowSource for ParquetReader {
     fn fill(&mut self, outcome: &mut Outcome) -> Result<bool> {
         self.row += 1;
-        if self.given == self.batch && !self.decode()? {
+        if self.given == self.batch && !guarded(|| self.decode())? {
             return Ok(false);
         }
         for (column, name) in self.columns.iter_mut().zip(&self.names) {

@@ -85,7 +85,8 @@ fn run(flags: &[&str], inside: &[&str], variables: &[(&str, &str)]) {
 
     let asked = server.asked();
     let bodies: Vec<String> = asked.iter().map(|asked| String::from_utf8(asked.body.clone()).unwrap()).collect();
-    assert_eq!((asked.len(), server.left()), (9, 0));
+    // The last question is cancelled once its token was asked for: it may have left by then, or not.
+    assert!(matches!((asked.len(), server.left()), (9, 0) | (8, 1)), "{} asked", asked.len());
     assert!(bodies.iter().all(|body| !body.contains("Ada") && !body.contains("example.com")), "{bodies:?}");
     assert!(bodies[1].contains("I am [NAME_1], [EMAIL_1]"), "{}", bodies[1]);
     assert!(bodies[7].contains(r#""content":"[REDACTED_1]""#), "{}", bodies[7]);

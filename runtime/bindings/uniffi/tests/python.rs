@@ -91,10 +91,10 @@ fn the_example_asks_and_is_under_forty_lines() {
     let mut command = Command::new("python3");
     command.arg(&program).env("PYTHONPATH", path);
     let said = scenario.example(&mut command);
-    assert!(
-        said.ends_with(" ... no, wait:\nbook a flight\n[cloud: score -0.00, threshold inf, early-low-confidence]\n"),
-        "{said}"
-    );
+    // What the device's few tokens score depends on the processor's arithmetic.
+    let (before, after) = said.split_once("[cloud: score -").unwrap_or_else(|| panic!("{said}"));
+    assert!(before.ends_with(" ... no, wait:\nbook a flight\n"), "{said}");
+    assert!(after.ends_with(", threshold inf, early-low-confidence]\n"), "{said}");
 }
 
 #[test]

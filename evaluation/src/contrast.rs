@@ -304,23 +304,23 @@ type Numbers = (BTreeMap<String, Paired>, Vec<AtRate>);
 
 fn numbers(pairings: [&Pairing; 2], thresholds: [f64; 2], options: &Options<'_>) -> Result<Numbers> {
     let [a, b] = pairings;
-    // Areas over cost are compared on one interval.
-    let ends = pairings.map(|pairing| {
-        let curve = pairing.curve();
-        (curve.at(0.0).mean_flops, curve.at(1.0).mean_flops)
-    });
-    let own = (ends[0].0.max(ends[1].0), ends[0].1.max(ends[1].1));
-    let interval = options.cost_interval.unwrap_or(own);
+    // Areas over cost are compared on one interval, which each resample has for itself.
+    let interval = |samples: [&Sample<'_>; 2]| {
+        let ends = samples.map(|sample| (sample.small_flops(), sample.small_flops() + sample.large_flops()));
+        options.cost_interval.unwrap_or((ends[0].0.max(ends[1].0), ends[0].1.max(ends[1].1)))
+    };
     let cascade = options.large.is_some();
     let rates: Vec<f64> = (0..=STEPS).map(|step| step as f64 / STEPS as f64).collect();
-    let of = |sample: &Sample<'_>, threshold| statistics(sample, threshold, interval, cascade, &rates);
-    let values = |sample: &Sample<'_>, threshold| of(sample, threshold).into_iter().map(|(_, value)| value);
-    let intervals = options.bootstrap.intervals([a, b], |[a, b]| {
-        let pairs = values(a, thresholds[0]).zip(values(b, thresholds[1]));
-        pairs.map(|(a, b)| Some(b? - a?)).collect()
+    let of = |samples: [&Sample<'_>; 2]| {
+        let interval = interval(samples);
+        [0, 1].map(|side| statistics(samples[side], thresholds[side], interval, cascade, &rates))
+    };
+    let intervals = options.bootstrap.intervals([a, b], |samples| {
+        let [firsts, seconds] = of(samples);
+        firsts.into_iter().zip(seconds).map(|((_, a), (_, b))| Some(b? - a?)).collect()
     })?;
-    let firsts = of(&a.sample(), thresholds[0]);
-    let seconds = values(&b.sample(), thresholds[1]);
+    let [firsts, seconds] = of([&a.sample(), &b.sample()]);
+    let seconds = seconds.into_iter().map(|(_, value)| value);
     let (mut numbers, mut curves) = (BTreeMap::new(), Vec::new());
     for (((name, first), second), interval) in firsts.into_iter().zip(seconds).zip(intervals) {
         let estimate = first.zip(second).map(|(first, second)| second - first);

@@ -219,7 +219,10 @@ pub struct Tuned {
 impl Tuned {
     /// Areas begin at the first model alone, which every way of choosing may choose.
     fn of(points: Vec<ChainPoint>, alone: &ChainPoint, interval: (f64, f64)) -> Self {
-        let all = points.iter().chain([alone]).map(|point| (point.cost, point.quality)).collect();
+        // Its cost was summed in another order of queries than the interval's start.
+        let start = if (alone.cost - interval.0).abs() <= 1e-12 * alone.cost { interval.0 } else { alone.cost };
+        let others = points.iter().map(|point| (point.cost, point.quality));
+        let all = others.chain([(start, alone.quality)]).collect();
         let area = Area::of(all, Some(interval));
         Self { points, error_cost_area: area.error_cost, aiq: area.aiq }
     }

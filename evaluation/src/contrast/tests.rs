@@ -35,7 +35,10 @@ fn the_better_is_found_better_and_equals_are_not_told_apart() {
     let estimate = quality.difference.unwrap().estimate;
     assert_eq!(Some(estimate), quality.second.zip(quality.first).map(|(b, a)| b - a));
     assert!(quality.difference.unwrap().interval.low > 0.0, "{quality:?}");
-    assert!(contrast.numbers["audc"].difference.unwrap().interval.low > 0.0);
+    for area in ["audc", "aiq"] {
+        assert!(contrast.numbers[area].difference.unwrap().interval.low > 0.0, "{area}");
+    }
+    assert!(contrast.numbers["error_cost_area"].difference.unwrap().interval.high < 0.0);
     assert!(contrast.sentences()[0].ends_with("new is better."), "{:?}", contrast.sentences());
     // Both have the same scores, so the same queries are deferred; the answers kept differ.
     assert_eq!(contrast.counts.keys().collect::<Vec<_>>(), ["kept by both: better"]);

@@ -53,6 +53,8 @@ fn overhead(criterion: &mut Criterion) {
     server.reply_always(Reply::says("book a flight"));
     let client =
         || CloudClient::openai(server.endpoint(), "large").roots(Roots::Pem(server.authority())).build().unwrap();
+    // A bare client takes the process's provider; a second bench in one process finds it there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let bare = reqwest::Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(&server.authority()).unwrap()])
         .build()

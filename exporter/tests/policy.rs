@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::Path;
 
+use margay::bundle::CalibratedPolicy;
 use margay::bundle::digest::ModelDigest;
 use margay::bundle::manifest::FileEntry;
-use margay::bundle::{CalibratedPolicy, Calibration};
 use margay::policy::{Policy, Rule, Threshold};
 use margay::{Bundle, ErrorKind as RuntimeErrorKind};
 use margay_exporter::{ErrorKind, write_policy};
@@ -37,18 +37,7 @@ fn toy_with_variant(root: &Path) -> Bundle {
 }
 
 fn policy(model_digest: ModelDigest, threshold: f32) -> CalibratedPolicy {
-    CalibratedPolicy {
-        model_digest,
-        policy: Policy::new(Rule::ChowAverage, Threshold::new(threshold).unwrap()),
-        calibration: Calibration {
-            method: "fixed".into(),
-            target: 0.0,
-            data: "none".into(),
-            sample_size: 1,
-            guarantee: "none".into(),
-        },
-        certificates: vec![],
-    }
+    CalibratedPolicy::by_hand(model_digest, Policy::new(Rule::ChowAverage, Threshold::new(threshold).unwrap()))
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use margay::Bundle;
-use margay::bundle::{BundleOptions, CalibratedPolicy, Calibration};
+use margay::bundle::{BundleOptions, CalibratedPolicy};
 use margay::policy::{Policy, Rule, Threshold};
 use margay_exporter::{ErrorKind, SecretKey, remove_signatures, sign, write_policy};
 use serde_json::{Value, json};
@@ -23,18 +23,7 @@ fn toy(folder: &Path) -> Bundle {
 }
 
 fn policy(bundle: &Bundle) -> CalibratedPolicy {
-    CalibratedPolicy {
-        model_digest: *bundle.model_digest(),
-        policy: Policy::new(Rule::ChowAverage, Threshold::new(-0.25).unwrap()),
-        calibration: Calibration {
-            method: "fixed".into(),
-            target: 0.0,
-            data: "none".into(),
-            sample_size: 1,
-            guarantee: "none".into(),
-        },
-        certificates: vec![],
-    }
+    CalibratedPolicy::by_hand(*bundle.model_digest(), Policy::new(Rule::ChowAverage, Threshold::new(-0.25).unwrap()))
 }
 
 #[cfg(unix)]

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use margay::bundle::{CalibratedPolicy, Calibration};
+use margay::bundle::CalibratedPolicy;
 use margay::cloud::{CloudClient, LargeModel, Roots};
 use margay::device::library::Locate;
 use margay::policy::{Policy, Rule, Threshold};
@@ -27,18 +27,7 @@ fn engine() -> Arc<Engine> {
 }
 
 fn cascade(engine: &Arc<Engine>, threshold: Threshold, cloud: impl LargeModel + 'static) -> Cascade {
-    let policy = CalibratedPolicy {
-        model_digest: *engine.model_digest(),
-        policy: Policy::new(Rule::ChowAverage, threshold),
-        certificates: Vec::new(),
-        calibration: Calibration {
-            method: "fixed".into(),
-            target: 0.0,
-            data: "none".into(),
-            sample_size: 0,
-            guarantee: "none".into(),
-        },
-    };
+    let policy = CalibratedPolicy::by_hand(*engine.model_digest(), Policy::new(Rule::ChowAverage, threshold));
     Cascade::builder().engine(Arc::clone(engine)).policy(policy).cloud(cloud).build().unwrap()
 }
 

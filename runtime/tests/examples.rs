@@ -16,7 +16,7 @@ mod generate;
 use std::io::{self, BufReader, Read, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use margay::bundle::{CalibratedPolicy, Calibration};
+use margay::bundle::CalibratedPolicy;
 use margay::cloud::Roots;
 use margay::policy::{Policy, Rule, Threshold};
 use margay::testing::{FaultyServer, Reply};
@@ -40,18 +40,10 @@ fn generate_says_what_the_device_says() {
 fn cascade_asks_the_large_model_and_lives_without_it() {
     initialised();
     let folder = toy();
-    let calibrated = CalibratedPolicy {
-        model_digest: *margay::Bundle::open(folder.path()).unwrap().model_digest(),
-        policy: Policy::new(Rule::ChowAverage, Threshold::DEFER_ALL),
-        calibration: Calibration {
-            method: "fixed".into(),
-            target: 0.0,
-            data: "none".into(),
-            sample_size: 0,
-            guarantee: "none".into(),
-        },
-        certificates: vec![],
-    };
+    let calibrated = CalibratedPolicy::by_hand(
+        *margay::Bundle::open(folder.path()).unwrap().model_digest(),
+        Policy::new(Rule::ChowAverage, Threshold::DEFER_ALL),
+    );
     std::fs::write(folder.path().join("policy.json"), serde_json::to_vec(&calibrated).unwrap()).unwrap();
     relist(folder.path());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

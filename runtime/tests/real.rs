@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use margay::bundle::{CalibratedPolicy, Calibration};
+use margay::bundle::CalibratedPolicy;
 use margay::cloud::{CloudClient, LargeModel, Retry, Roots, Token};
 use margay::policy::{Policy, Rule, Threshold};
 use margay::{Cascade, ErrorKind, Origin, Request, Stream, StreamEvent};
@@ -124,18 +124,8 @@ async fn a_real_model_behind_a_real_proxy_answers_streams_and_breaks_off() {
     assert_eq!(refused.kind(), ErrorKind::Unauthorized, "{refused:?}");
 
     let engine = Arc::new(common::engine_of(&common::fixtures().join("toy")));
-    let policy = CalibratedPolicy {
-        model_digest: *engine.model_digest(),
-        policy: Policy::new(Rule::ChowAverage, Threshold::DEFER_ALL),
-        certificates: Vec::new(),
-        calibration: Calibration {
-            method: "fixed".into(),
-            target: 0.0,
-            data: "none".into(),
-            sample_size: 0,
-            guarantee: "none".into(),
-        },
-    };
+    let policy =
+        CalibratedPolicy::by_hand(*engine.model_digest(), Policy::new(Rule::ChowAverage, Threshold::DEFER_ALL));
     let cascade = Cascade::builder().engine(engine).policy(policy).cloud(client("sk-real")).build().unwrap();
     let answer = cascade.answer(question()).await.unwrap();
     assert_eq!(answer.origin, Origin::Cloud);

@@ -12,7 +12,7 @@ use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use margay::bundle::{CalibratedPolicy, Calibration};
+use margay::bundle::CalibratedPolicy;
 use margay::cloud::{
     AttestationHeader, Cached, CloudClient, CloudClientBuilder, Failover, Hedged, Identity, LargeModel, Proxy, Retry,
     Roots, Token,
@@ -137,18 +137,8 @@ async fn nothing_secret_is_left_anywhere() {
     metrics::set_global_recorder(recorder.clone()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let engine = Arc::new(common::engine_of(&common::fixtures().join("toy")));
-    let policy = CalibratedPolicy {
-        model_digest: *engine.model_digest(),
-        policy: Policy::new(Rule::ChowAverage, Threshold::DEFER_ALL),
-        certificates: Vec::new(),
-        calibration: Calibration {
-            method: "fixed".into(),
-            target: 0.0,
-            data: "none".into(),
-            sample_size: 0,
-            guarantee: "none".into(),
-        },
-    };
+    let policy =
+        CalibratedPolicy::by_hand(*engine.model_digest(), Policy::new(Rule::ChowAverage, Threshold::DEFER_ALL));
     let said = "sk-planted-key is no key for planted prompt";
     let refused = |status: &str| Reply::http(status, "", &format!(r#"{{"error":{{"message":"{said}"}}}}"#));
     let begun = Reply::streams(&["planted answer", "more"]);

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use margay::bundle::{CalibratedPolicy, Calibration};
+use margay::bundle::CalibratedPolicy;
 use margay::cloud::{BoxFuture, CloudAnswer, CloudClient, LargeModel, Retry, Roots};
 use margay::device::library::Locate;
 use margay::policy::{Policy, Rule, Threshold};
@@ -89,18 +89,7 @@ fn repository() -> PathBuf {
 
 /// No answer of the toy is sure enough.
 fn defers_everything(engine: &Engine) -> CalibratedPolicy {
-    CalibratedPolicy {
-        model_digest: *engine.model_digest(),
-        policy: Policy::new(Rule::ChowAverage, Threshold::new(-1e-6).unwrap()),
-        calibration: Calibration {
-            method: "by hand".into(),
-            target: 0.0,
-            data: "none".into(),
-            sample_size: 0,
-            guarantee: "none".into(),
-        },
-        certificates: vec![],
-    }
+    CalibratedPolicy::by_hand(*engine.model_digest(), Policy::new(Rule::ChowAverage, Threshold::new(-1e-6).unwrap()))
 }
 
 #[test]

@@ -9,8 +9,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use margay::bundle::CalibratedPolicy;
 use margay::bundle::manifest::FileEntry;
-use margay::bundle::{CalibratedPolicy, Calibration};
 use margay::device::library::Locate;
 use margay::policy::{Policy, Rule, Threshold};
 use margay::{Bundle, DeviceOptions, Engine, Request};
@@ -50,18 +50,7 @@ pub fn bundle() -> (tempfile::TempDir, String) {
     let score = generation.decision.unwrap().score.unwrap();
     let just_above = Threshold::new(score.value().next_up()).unwrap();
     let policy = policy(Threshold::DEFER_ALL).with_task("keep", Threshold::KEEP_ALL).unwrap();
-    let calibrated = CalibratedPolicy {
-        model_digest: *plain.model_digest(),
-        policy: policy.with_task("late", just_above).unwrap(),
-        calibration: Calibration {
-            method: "fixed".into(),
-            target: 0.0,
-            data: "none".into(),
-            sample_size: 0,
-            guarantee: "none".into(),
-        },
-        certificates: vec![],
-    };
+    let calibrated = CalibratedPolicy::by_hand(*plain.model_digest(), policy.with_task("late", just_above).unwrap());
     fs::write(folder.path().join("policy.json"), serde_json::to_vec(&calibrated).unwrap()).unwrap();
     let path = folder.path().join("manifest.json");
     let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();

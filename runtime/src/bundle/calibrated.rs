@@ -144,6 +144,19 @@ impl TryFrom<NumberOrWord> for Threshold64 {
 }
 
 impl CalibratedPolicy {
+    /// A policy whose thresholds somebody has set, on no data: nothing is promised of it.
+    #[must_use]
+    pub fn by_hand(model_digest: ModelDigest, policy: margay_policy::Policy) -> Self {
+        let calibration = Calibration {
+            method: "by hand".into(),
+            target: 0.0,
+            data: "none".into(),
+            sample_size: 0,
+            guarantee: "none".into(),
+        };
+        Self { model_digest, policy, calibration, certificates: Vec::new() }
+    }
+
     /// Fails unless policy and certificates belong to the model with digest `model`, and each certificate to a threshold
     /// that the policy has.
     ///

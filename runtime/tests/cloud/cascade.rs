@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use margay::bundle::{CalibratedPolicy, Calibration};
+use margay::bundle::CalibratedPolicy;
 use margay::cloud::{BoxFuture, CloudAnswer, CloudClient, LargeModel, Retry, Roots};
 use margay::policy::{Policy, Reason, Rule, Threshold};
 use margay::testing::{FaultyServer as Server, ManualClock, Reply};
@@ -63,18 +63,7 @@ impl LargeModel for Stalled {
 
 /// A policy for the toy that holds the mean log-probability against `threshold`.
 fn policy(threshold: Threshold) -> CalibratedPolicy {
-    CalibratedPolicy {
-        model_digest: *ENGINE.model_digest(),
-        policy: Policy::new(Rule::ChowAverage, threshold),
-        calibration: Calibration {
-            method: "fixed".into(),
-            target: 0.0,
-            data: "none".into(),
-            sample_size: 0,
-            guarantee: "none".into(),
-        },
-        certificates: vec![],
-    }
+    CalibratedPolicy::by_hand(*ENGINE.model_digest(), Policy::new(Rule::ChowAverage, threshold))
 }
 
 pub(crate) fn builder(threshold: Threshold, cloud: impl LargeModel + 'static) -> CascadeBuilder {

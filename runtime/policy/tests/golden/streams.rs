@@ -235,19 +235,25 @@ impl Stream {
         for logit in logits.iter_mut() {
             *logit = spread * (2.0 * self.random.unit() - 1.0);
         }
-        let mut token = 0;
-        for id in 1..vocabulary {
-            if logits[id] > logits[token] {
-                token = id;
-            }
-        }
-        if self.random.below(8) == 0 {
-            token = self.random.below(vocabulary as u32) as usize; // as a sampler would
-        }
+        let token = self.token(logits);
         if self.random.below(200) == 0 {
             logits[token] = f32::NAN;
         }
         TokenSignals::from_logits(logits, token).unwrap_or(UNSCORABLE)
+    }
+
+    /// The likeliest token, or now and then another, as a sampler would.
+    fn token<T: PartialOrd>(&mut self, logits: &[T]) -> usize {
+        if self.random.below(8) == 0 {
+            return self.random.below(logits.len() as u32) as usize;
+        }
+        let mut token = 0;
+        for id in 1..logits.len() {
+            if logits[id] > logits[token] {
+                token = id;
+            }
+        }
+        token
     }
 
     fn of_small_logits(&mut self) -> TokenSignals {
@@ -257,15 +263,7 @@ impl Stream {
         for logit in logits.iter_mut() {
             *logit = self.random.next() as i8;
         }
-        let mut token = 0;
-        for id in 1..vocabulary {
-            if logits[id] > logits[token] {
-                token = id;
-            }
-        }
-        if self.random.below(8) == 0 {
-            token = self.random.below(vocabulary as u32) as usize;
-        }
+        let token = self.token(logits);
         let spread = [0.0, 1.0, 0.125, 0.01][self.random.below(4) as usize];
         let scale = if self.random.below(200) == 0 { f32::NAN } else { spread * self.random.unit() };
         TokenSignals::from_int8_logits(logits, scale, token).unwrap_or(UNSCORABLE)

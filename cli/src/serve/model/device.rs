@@ -68,7 +68,7 @@ impl Device {
             let mut on_token = |token: Token<'_>| {
                 let mut texts = Vec::new();
                 if named && !token.is_stop {
-                    match TokenText::of(&engine, &token) {
+                    match TokenText::of(&engine, token.id, token.signals, token.alternatives) {
                         Ok(text) => texts.push(text),
                         Err(error) => unnamed = Err(error),
                     }

@@ -1,7 +1,8 @@
 //! A reply, and the account of it that every answer carries.
 
 use margay::cloud::CloudAnswer;
-use margay::{Answer, AnswerToken, Engine, Error, Finish, Origin, Result, Tokens, ToolCall};
+use margay::policy::TokenSignals;
+use margay::{Alternative, Answer, AnswerToken, Engine, Error, Finish, Origin, Result, Tokens, ToolCall};
 use serde::Serialize;
 
 /// An answer as the protocol needs it.
@@ -132,26 +133,16 @@ impl Reply {
 
 impl TokenText {
     fn all(engine: &Engine, tokens: &[AnswerToken]) -> Result<Vec<Self>> {
-        let named = |token: &AnswerToken| {
-            let alternatives =
-                token.alternatives.iter().map(|other| Ok((engine.token_text(other.id)?, other.log_probability)));
-            Ok(Self {
-                text: engine.token_text(token.id)?,
-                log_probability: token.signals.log_probability,
-                alternatives: alternatives.collect::<Result<_>>()?,
-            })
-        };
-        tokens.iter().map(named).collect()
+        tokens.iter().map(|token| Self::of(engine, token.id, &token.signals, &token.alternatives)).collect()
     }
 
-    /// One token as it is written.
-    pub(super) fn of(engine: &Engine, token: &margay::Token<'_>) -> Result<Self> {
-        let alternatives =
-            token.alternatives.iter().map(|other| Ok((engine.token_text(other.id)?, other.log_probability)));
+    /// One token, and the likeliest in its place.
+    pub(super) fn of(engine: &Engine, id: u32, signals: &TokenSignals, alternatives: &[Alternative]) -> Result<Self> {
+        let named = alternatives.iter().map(|other| Ok((engine.token_text(other.id)?, other.log_probability)));
         Ok(Self {
-            text: engine.token_text(token.id)?,
-            log_probability: token.signals.log_probability,
-            alternatives: alternatives.collect::<Result<_>>()?,
+            text: engine.token_text(id)?,
+            log_probability: signals.log_probability,
+            alternatives: named.collect::<Result<_>>()?,
         })
     }
 }

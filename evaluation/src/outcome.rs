@@ -177,6 +177,13 @@ trait RowSource {
 
     /// The row read last, as errors count it.
     fn row(&self) -> u64;
+
+    /// The next row as one of its own; an error names it.
+    fn next_row(&mut self) -> Option<Result<Outcome>> {
+        let mut outcome = Outcome::new("", "", f64::NAN);
+        let read = self.fill(&mut outcome).map_err(|error| error.at_row(self.row()));
+        read.map(|found| found.then_some(outcome)).transpose()
+    }
 }
 
 fn check_length(text: &str) -> Result<()> {

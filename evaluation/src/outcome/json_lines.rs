@@ -76,10 +76,9 @@ impl<R: BufRead> Iterator for JsonLinesReader<R> {
         if self.failed {
             return None;
         }
-        let mut outcome = Outcome::new("", "", f64::NAN);
-        let read = self.fill(&mut outcome).map_err(|error| error.at_row(self.line));
-        self.failed = read.is_err();
-        read.map(|found| found.then_some(outcome)).transpose()
+        let next = self.next_row();
+        self.failed = matches!(next, Some(Err(_)));
+        next
     }
 }
 

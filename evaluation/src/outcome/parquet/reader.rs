@@ -173,10 +173,9 @@ impl Iterator for ParquetReader {
         if self.failed {
             return None;
         }
-        let mut outcome = Outcome::new("", "", f64::NAN);
-        let read = self.fill(&mut outcome).map_err(|error| error.at_row(self.row));
-        self.failed = read.is_err();
-        read.map(|found| found.then_some(outcome)).transpose()
+        let next = self.next_row();
+        self.failed = matches!(next, Some(Err(_)));
+        next
     }
 }
 

@@ -23,8 +23,7 @@ pub(crate) fn of(
         false => prompts.map(|prompt| (lead(prompt), prompt)).max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, p)| p),
     };
     decode(model, prompt.unwrap_or_default(), stop, architecture, |logits| {
-        let largest = logits.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
-        if floats { TOLERANCE } else { TOLERANCE.max(QUANTIZED_TOLERANCE * largest) }
+        tolerance(format, logits.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs())))
     })
 }
 
@@ -72,6 +71,14 @@ pub(crate) fn margin(logits: &[f32]) -> f32 {
         }
     }
     first - second
+}
+
+/// What logits may differ by on another device, the largest of them being so large.
+pub(crate) fn tolerance(format: WeightFormat, largest: f32) -> f32 {
+    match format {
+        WeightFormat::F32 | WeightFormat::F16 => TOLERANCE,
+        WeightFormat::Int8 | WeightFormat::Int4 => TOLERANCE.max(QUANTIZED_TOLERANCE * largest),
+    }
 }
 
 /// Longest continuation: enough to pass through prefill and several decode steps.

@@ -5,7 +5,7 @@ use margay::Engine;
 use margay::bundle::manifest::{Golden, GoldenPosition, Greedy};
 use margay_trainer::{Tokenizer, argmax};
 
-use crate::canary::margin;
+use crate::canary::{margin, tolerance};
 use crate::error::Result;
 use crate::quantize::WeightFormat;
 use crate::verify::Compared;
@@ -52,10 +52,8 @@ pub(crate) fn vector(
         }
         positions.push(GoldenPosition { position, top });
     }
-    let tolerance = match format {
-        WeightFormat::F32 | WeightFormat::F16 => TOLERANCE,
-        WeightFormat::Int8 | WeightFormat::Int4 => TOLERANCE.max(QUANTIZED_TOLERANCE * largest).max(ROOM * apart),
-    };
+    let floats = matches!(format, WeightFormat::F32 | WeightFormat::F16);
+    let tolerance = tolerance(format, largest).max(if floats { 0.0 } else { ROOM * apart });
     // Within twice the tolerance, a device that is right may prefer another token.
     let certain = continuation.iter().zip(&expected[ids.len() - 1..]);
     let certain = certain.take_while(|(id, logits)| argmax(logits) == **id && margin(logits) > 2.0 * tolerance).count();
@@ -82,12 +80,6 @@ const POSITIONS: usize = 3;
 
 /// Logits that are kept of a position.
 const TOP: usize = 8;
-
-/// As the canary's: wide enough for half precision, far below a wrong result.
-const TOLERANCE: f32 = 0.05;
-
-/// The same where activations are rounded to 8 bits, in parts of the largest logit.
-const QUANTIZED_TOLERANCE: f32 = 0.05;
 
 /// Another device may round activations differently: by so many times what they are off here.
 const ROOM: f32 = 3.0;

@@ -8,12 +8,12 @@ use std::path::Path;
 use serde_json::json;
 
 use super::details::Details;
-use super::exhibit::Exhibit;
+use super::exhibit::{self, Exhibit};
 use super::markup::{attribute, escape, percent, prefix};
 use super::page;
 use crate::certificate::Guarantee;
 use crate::cost::Unit;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::evaluation::{Evaluation, OfGoal};
 
 /// What a page shows.
@@ -31,7 +31,7 @@ impl ChainReport<'_> {
     /// The page, self-contained.
     ///
     /// # Errors
-    /// [`ErrorKind::Report`] if a figure cannot be drawn.
+    /// [`ErrorKind::Report`](crate::ErrorKind::Report) if a figure cannot be drawn.
     pub fn render(&self) -> Result<String> {
         self.page(&self.exhibits()?)
     }
@@ -40,14 +40,10 @@ impl ChainReport<'_> {
     /// if it is not there.
     ///
     /// # Errors
-    /// As [`ChainReport::render`], and [`ErrorKind::Io`] with the path.
+    /// As [`ChainReport::render`], and [`ErrorKind::Io`](crate::ErrorKind::Io) with the path.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let io = |source| Error::new(ErrorKind::Io, "cannot make").at_path(folder).with_source(source);
-        std::fs::create_dir_all(folder).map_err(io)?;
         let exhibits = self.exhibits()?;
-        exhibits.iter().try_for_each(|exhibit| exhibit.write(folder))?;
-        self.evaluation.write(&folder.join("evaluation.json"))?;
-        page::write_text(&folder.join("index.html"), &self.page(&exhibits)?)
+        exhibit::write_folder(folder, &exhibits, "evaluation.json", self.evaluation, &self.page(&exhibits)?)
     }
 
     fn page(&self, exhibits: &[Exhibit]) -> Result<String> {

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::exhibit::Exhibit;
+use super::exhibit::{self, Exhibit};
 use super::markup::escape;
 use super::page;
 use super::plot::{Axis, Line, Paint, Plot};
 use crate::contrast::{Contrast, Paired};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 /// What a page shows.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +24,7 @@ impl ContrastReport<'_> {
     /// The page, self-contained.
     ///
     /// # Errors
-    /// [`ErrorKind::Report`] if a figure cannot be drawn.
+    /// [`ErrorKind::Report`](crate::ErrorKind::Report) if a figure cannot be drawn.
     pub fn render(&self) -> Result<String> {
         self.page(&self.exhibits()?)
     }
@@ -33,14 +33,10 @@ impl ContrastReport<'_> {
     /// it is not there.
     ///
     /// # Errors
-    /// As [`ContrastReport::render`], and [`ErrorKind::Io`] with the path.
+    /// As [`ContrastReport::render`], and [`ErrorKind::Io`](crate::ErrorKind::Io) with the path.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let io = |source| Error::new(ErrorKind::Io, "cannot make").at_path(folder).with_source(source);
-        std::fs::create_dir_all(folder).map_err(io)?;
         let exhibits = self.exhibits()?;
-        exhibits.iter().try_for_each(|exhibit| exhibit.write(folder))?;
-        self.contrast.write(&folder.join("contrast.json"))?;
-        page::write_text(&folder.join("index.html"), &self.page(&exhibits)?)
+        exhibit::write_folder(folder, &exhibits, "contrast.json", self.contrast, &self.page(&exhibits)?)
     }
 
     fn page(&self, exhibits: &[Exhibit]) -> Result<String> {

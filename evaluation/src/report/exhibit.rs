@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::markup::escape;
 use super::page;
 use super::plot::Plot;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::file::write_json;
 
 /// A figure or a table: what is shown, and the numbers behind it.
@@ -75,7 +76,7 @@ impl Exhibit {
     }
 
     /// Writes the numbers into a folder, as `.csv` and `.json`.
-    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+    fn write(&self, folder: &Path) -> Result<()> {
         page::write_text(&folder.join(format!("{}.csv", self.name)), &self.csv())?;
         write_json(&folder.join(format!("{}.json", self.name)), &self.json())
     }
@@ -105,6 +106,25 @@ impl Exhibit {
 }
 
 /// A number to four digits behind the point, and nothing for what is undefined.
+/// Writes a page as `index.html` into a folder, which is made if it is not there, each exhibit's numbers beside it, and all
+/// numbers as the JSON file `name`.
+///
+/// # Errors
+/// [`ErrorKind::Io`] with the path.
+pub(super) fn write_folder(
+    folder: &Path,
+    exhibits: &[Exhibit],
+    name: &str,
+    numbers: &impl Serialize,
+    page: &str,
+) -> Result<()> {
+    let io = |source| Error::new(ErrorKind::Io, "cannot make").at_path(folder).with_source(source);
+    std::fs::create_dir_all(folder).map_err(io)?;
+    exhibits.iter().try_for_each(|exhibit| exhibit.write(folder))?;
+    write_json(&folder.join(name), numbers)?;
+    page::write_text(&folder.join("index.html"), page)
+}
+
 fn shown(value: &Value) -> String {
     match value {
         Value::Null => "–".to_owned(),

@@ -12,7 +12,7 @@ use margay_evaluation::report::ContrastReport;
 use crate::console::Console;
 use crate::device::DeviceArgs;
 use crate::error::{Error, Result};
-use crate::evaluate::CostArgs;
+use crate::evaluate::{CostArgs, OutputArgs};
 use crate::score::{ScoreArgs, score};
 
 /// What `margay compare` is asked.
@@ -48,18 +48,9 @@ pub struct CompareArgs {
     /// What a query costs
     #[command(flatten)]
     pub cost: CostArgs,
-    /// Resamples behind every interval
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub resamples: usize,
-    /// Seed of the resamples
-    #[arg(long, value_name = "N", default_value_t = 7)]
-    pub seed: u64,
-    /// File for all numbers as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Folder for a page with figures, and the numbers of each as CSV and JSON
-    #[arg(long, value_name = "DIR")]
-    pub report: Option<PathBuf>,
+    /// What is written, and how sure it is
+    #[command(flatten)]
+    pub output: OutputArgs,
     /// What bundles may use
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -77,29 +68,26 @@ pub fn compare(args: &CompareArgs, console: &mut Console) -> Result<Contrast> {
         Measured::of(&args.first, small[0], scratch.path().join("first.csv"), args, console)?,
         Measured::of(&args.second, small[1], scratch.path().join("second.csv"), args, console)?,
     ];
-    let mut options = Options {
+    let options = Options {
         cost: args.cost.model(),
         split: args.split.as_deref(),
         large: args.large.as_deref(),
         deferral_rate: args.deferral_rate,
         cost_interval: args.cost.interval(),
-        ..Options::default()
+        bootstrap: args.output.bootstrap(),
     };
-    (options.bootstrap.resamples, options.bootstrap.seed) = (args.resamples, args.seed);
     let contrast = Contrast::of(&first.side(&names[0]), &second.side(&names[1]), &options)?;
-    if let Some(path) = &args.json {
+    if let Some(path) = &args.output.json {
         contrast.write(path)?;
     }
-    if let Some(folder) = &args.report {
+    if let Some(folder) = &args.output.report {
         let title = format!("{} and {}", names[0], names[1]);
         ContrastReport { title: &title, contrast: &contrast }.write(folder)?;
     }
     for line in lines(&contrast) {
         console.line(line)?;
     }
-    if let Some(folder) = &args.report {
-        console.line(format!("  report in {}", folder.join("index.html").display()))?;
-    }
+    args.output.say(console)?;
     Ok(contrast)
 }
 

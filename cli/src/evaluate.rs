@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use margay::Bundle;
 use margay::bundle::{CalibratedPolicy, Calibration};
 use margay::policy::{Feature, Linear, MAX_KNOTS, Policy, Rule, Threshold};
+use margay_evaluation::bootstrap::Bootstrap;
 use margay_evaluation::certificate::{Certified, Guarantee, Target};
 use margay_evaluation::cost::{CostModel, DeviceCost, Unit};
 use margay_evaluation::evaluation::{Evaluation, OfGoal, Options};
@@ -60,6 +61,14 @@ pub struct EvaluateArgs {
     /// What a query costs, and the device's own share of it
     #[command(flatten)]
     pub cost: CostArgs,
+    /// What is written, and how sure it is
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Where numbers and page go, and what their intervals rest on.
+#[derive(Debug, Clone, Args)]
+pub struct OutputArgs {
     /// Resamples behind every interval
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub resamples: usize,
@@ -72,6 +81,18 @@ pub struct EvaluateArgs {
     /// Folder for a page with figures, and the numbers of each as CSV and JSON
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+}
+
+impl OutputArgs {
+    pub(crate) fn bootstrap(&self) -> Bootstrap {
+        Bootstrap { resamples: self.resamples, seed: self.seed, ..Bootstrap::default() }
+    }
+
+    /// Says where the page is, if one was written.
+    pub(crate) fn say(&self, console: &mut Console) -> Result<()> {
+        let Some(folder) = &self.report else { return Ok(()) };
+        console.line(format!("  report in {}", folder.join("index.html").display()))
+    }
 }
 
 /// What a query costs.
@@ -187,7 +208,7 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
     let table = Table::read_all(&args.table.outcomes)?;
     let fit = if args.fit.is_empty() { None } else { Some(Table::read_all(&args.fit)?) };
     let models: Vec<&str> = args.table.chain.iter().map(String::as_str).collect();
-    let mut options = Options {
+    let options = Options {
         split: args.split.as_deref(),
         calibration: args.table.calibration.as_deref(),
         goals: &args.goal,
@@ -195,14 +216,13 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
         score: args.score,
         cost: args.cost.model(),
         cost_interval: args.cost.interval(),
-        ..Options::default()
+        bootstrap: args.output.bootstrap(),
     };
-    (options.bootstrap.resamples, options.bootstrap.seed) = (args.resamples, args.seed);
     let evaluation = Evaluation::from_table(&table, &models, &options)?;
-    if let Some(path) = &args.json {
+    if let Some(path) = &args.output.json {
         evaluation.write(path)?;
     }
-    if let Some(folder) = &args.report {
+    if let Some(folder) = &args.output.report {
         let details = Details::of(&table, &models, &options, &evaluation)?;
         let title = format!("Cascade of {}", models.join(" and "));
         ChainReport { title: &title, evaluation: &evaluation, details: &details }.write(folder)?;
@@ -210,9 +230,7 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
     for line in lines(&evaluation) {
         console.line(line)?;
     }
-    if let Some(folder) = &args.report {
-        console.line(format!("  report in {}", folder.join("index.html").display()))?;
-    }
+    args.output.say(console)?;
     Ok(evaluation)
 }
 

@@ -11,7 +11,7 @@ use margay::{Bundle, Cascade, Deadline, DeviceOptions, Engine, ErrorKind, OnClou
 use margay_cli::authority::Authority;
 use margay_cli::console::Console;
 use margay_cli::demo::{DemoArgs, demo};
-use margay_cli::evaluate::{CalibrateArgs, CostArgs, EvaluateArgs, TableArgs, calibrate, evaluate};
+use margay_cli::evaluate::{CalibrateArgs, CostArgs, EvaluateArgs, OutputArgs, TableArgs, calibrate, evaluate};
 use margay_cli::serve::{Model, Options, Server};
 use margay_evaluation::measures;
 use margay_evaluation::outcome::{Outcome, Table};
@@ -110,13 +110,15 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         table: table(),
         split: Some("test".into()),
         goal: vec!["deferral<=0.3".parse().unwrap()],
-        resamples: 50,
-        seed: 7,
-        json: Some(folder.join("evaluation.json")),
         fit: Vec::new(),
         score: ScoreKind::LogProbability,
         cost: CostArgs::default(),
-        report: Some(folder.join("evaluation")),
+        output: OutputArgs {
+            resamples: 50,
+            seed: 7,
+            json: Some(folder.join("evaluation.json")),
+            report: Some(folder.join("evaluation")),
+        },
     };
     let evaluation = evaluate(&args, &mut console).unwrap();
     the_report_stands_alone(&folder.join("evaluation/index.html"), "small-xent");

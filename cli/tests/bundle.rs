@@ -1,9 +1,10 @@
 //! `margay bundle` from outside: keys, signatures, archives and differences, in words and as JSON.
 #![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use margay_evaluation::certificate::Certified;
 use margay_evaluation::goal::Goal;
@@ -11,39 +12,15 @@ use margay_evaluation::outcome::Table;
 use margay_evaluation::pairing::Pairing;
 use serde_json::Value;
 
-/// A folder with the runtime's toy bundle in it, and the binary that works there.
-struct Place(tempfile::TempDir);
+use common::{Place, succeeded};
 
 impl Place {
-    fn new() -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/fixtures/toy");
-        fs::create_dir(place.path("toy")).unwrap();
-        for entry in fs::read_dir(fixture).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), place.path("toy").join(entry.file_name())).unwrap();
-        }
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
     fn margay(&self, line: &str) -> Output {
         self.run(&format!("bundle {line}"))
     }
 
-    fn run(&self, line: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_margay"));
-        command.current_dir(self.0.path()).env("MARGAY_CACHE", self.path("cache"));
-        command.args(line.split(' ')).output().unwrap()
-    }
-
     fn ok(&self, line: &str) -> String {
-        let output = self.margay(line);
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        succeeded(line, self.margay(line))
     }
 
     fn json(&self, line: &str) -> Value {

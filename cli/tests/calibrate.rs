@@ -2,10 +2,10 @@
 //! promise, and two tables are told apart or not.
 #![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
+mod common;
+
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use margay::Bundle;
 use margay::policy::Rule;
@@ -14,35 +14,11 @@ use margay_evaluation::fit::score_recorded;
 use margay_evaluation::outcome::Table;
 use serde_json::Value;
 
-/// A folder with the runtime's toy bundle in it, and the binary that works there.
-struct Place(tempfile::TempDir);
+use common::{Place, succeeded};
 
 impl Place {
-    fn new() -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/fixtures/toy");
-        fs::create_dir(place.path("toy")).unwrap();
-        for entry in fs::read_dir(fixture).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), place.path("toy").join(entry.file_name())).unwrap();
-        }
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn run(&self, line: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_margay"));
-        command.current_dir(self.0.path()).env("MARGAY_CACHE", self.path("cache"));
-        command.args(line.split(' ')).output().unwrap()
-    }
-
     fn ok(&self, line: &str) -> String {
-        let output = self.run(line);
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        succeeded(line, self.run(line))
     }
 
     fn refused(&self, line: &str) -> String {

@@ -1,6 +1,9 @@
 //! The status page in headless Chromium: it shows what happened without a word on the console, and fits a phone and a desk.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed preparation fails the test")]
+#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
+
+#[path = "../../evaluation/tests/chromium/mod.rs"]
+mod chromium;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,19 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-const FLAGS: [&str; 11] = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--allow-file-access-from-files",
-    "--virtual-time-budget=5000",
-];
+use chromium::browse;
 
 struct Serving(Child);
 
@@ -50,25 +41,6 @@ fn serving() -> (Serving, String) {
 fn curl(arguments: &[&str]) -> String {
     let output = Command::new("curl").arg("-sSf").args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn chromium() -> PathBuf {
-    if let Some(path) = std::env::var_os("MARGAY_CHROMIUM") {
-        return path.into();
-    }
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let found = names.iter().find(|name| Command::new(name).arg("--version").output().is_ok());
-    found.expect("no Chromium: `apt-get install chromium`, or name one in MARGAY_CHROMIUM").into()
-}
-
-/// What Chromium prints; nothing may have been said on the page's console.
-fn browse(arguments: &[&str]) -> String {
-    let profile = tempfile::tempdir().unwrap();
-    let user_data = format!("--user-data-dir={}", profile.path().display());
-    let output = Command::new(chromium()).args(FLAGS).arg(user_data).args(arguments).output().unwrap();
-    let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && !log.contains("CONSOLE"), "{log}");
     String::from_utf8(output.stdout).unwrap()
 }
 

@@ -1,8 +1,9 @@
 //! The report in headless Chromium: it renders without a word on the console, and fits a phone and a desk.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed preparation fails the test")]
+#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
+
+mod chromium;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use margay_evaluation::bootstrap::Bootstrap;
 use margay_evaluation::contrast::{self, Contrast, Side};
@@ -12,19 +13,7 @@ use margay_evaluation::report::{ChainReport, ContrastReport, Details};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-const FLAGS: [&str; 11] = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--allow-file-access-from-files",
-    "--virtual-time-budget=5000",
-];
+use chromium::browse;
 
 /// Queries have a difficulty; the harder, the less often each model is right, and the less sure it is.
 fn table(queries: usize, seed: u64) -> Table {
@@ -81,26 +70,6 @@ fn contrast(folder: &Path) {
     ContrastReport { title: "new.bundle against old.bundle", contrast: &contrast }.write(folder).unwrap();
 }
 
-fn chromium() -> PathBuf {
-    if let Some(path) = std::env::var_os("MARGAY_CHROMIUM") {
-        return path.into();
-    }
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let found = names.iter().find(|name| Command::new(name).arg("--version").output().is_ok());
-    found.expect("no Chromium: `apt-get install chromium`, or name one in MARGAY_CHROMIUM").into()
-}
-
-fn browse(folder: &Path, arguments: &[String]) -> Output {
-    let profile = tempfile::tempdir().unwrap();
-    let user_data = format!("--user-data-dir={}", profile.path().display());
-    let output =
-        Command::new(chromium()).args(FLAGS).arg(user_data).args(arguments).current_dir(folder).output().unwrap();
-    let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{log}");
-    assert!(!log.contains("CONSOLE"), "{log}");
-    output
-}
-
 #[test]
 #[ignore = "needs Chromium: `apt-get install chromium`, then `cargo test -p margay-evaluation --test browser -- --ignored`"]
 fn the_reports_render_on_a_phone_and_on_a_desk() {
@@ -125,8 +94,7 @@ fn renders(folder: &Path, page: &str, figures: usize) {
         );
         std::fs::write(folder.join("probe.html"), probe).unwrap();
         let url = |file: &str| format!("file://{}", folder.join(file).display());
-        let dom = browse(folder, &["--dump-dom".into(), url("probe.html")]).stdout;
-        let dom = String::from_utf8(dom).unwrap();
+        let dom = browse(&["--dump-dom", &url("probe.html")]);
         let said = &dom[dom.len().saturating_sub(200)..];
         assert!(dom.contains("fits=true "), "{name} scrolls sideways: {said}");
         assert!(dom.contains(&format!("figures={figures} drawings=true")), "{said}");
@@ -142,7 +110,7 @@ fn renders(folder: &Path, page: &str, figures: usize) {
                 flag.to_owned(),
                 url("index.html"),
             ];
-            browse(folder, &arguments);
+            browse(&arguments);
             let image = std::fs::read(&shot).unwrap();
             assert!(image.starts_with(b"\x89PNG") && image.len() > 50_000, "{name}, {theme}: {} bytes", image.len());
         }

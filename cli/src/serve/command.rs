@@ -164,12 +164,10 @@ fn model(args: &ServeArgs, configuration: Option<&Configuration>, console: &mut 
 }
 
 fn small(path: &Path, args: &ServeArgs, threads: Option<usize>, aside: &mut Console) -> Result<(Bundle, Arc<Engine>)> {
-    library::prepare(aside, "")?;
-    let bundle = Bundle::open(path)?;
     let mut options = args.device.options();
     options.threads = options.threads.or(threads);
     options.queue = usize::from(args.max_concurrent);
-    let engine = Engine::load(&bundle, options)?;
+    let (bundle, engine) = library::open(path, options, aside)?;
     Ok((bundle, Arc::new(engine)))
 }
 

@@ -94,7 +94,7 @@ fn a_risk_over_all_is_violated_as_rarely_as_promised_and_no_less() {
         let p_values = (0..150).map(|lost| p_value::binomial(150, lost, 0.05));
         let spent = p_values.take_while(|p| *p <= error).last().unwrap();
         assert!(violations <= most(spent), "{violations} of {DRAWS} where {spent} are spent");
-        assert!(violations >= 0.8 * spent * DRAWS as f64, "{violations}: the test is blunter than it need be");
+        assert!(violations >= 0.7 * spent * DRAWS as f64, "{violations}: the test is blunter than it need be");
     }
 }
 

@@ -225,7 +225,7 @@ fn shown(value: &Value) -> String {
         Value::Number(number) if number.is_f64() => {
             let number = number.as_f64().unwrap_or_default();
             match number.abs() {
-                size if size >= 1e5 && size < 1e18 => {
+                size if (1e5..1e18).contains(&size) => {
                     let (scale, letter) = prefix(size);
                     format!("{:.3}\u{a0}{letter}", number / scale)
                 }

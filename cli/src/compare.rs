@@ -1,10 +1,12 @@
 //! `margay compare`: two bundles, or two outcome tables, on the same queries.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use margay::Bundle;
-use margay::policy::Rule;
+use margay::bundle::CalibratedPolicy;
+use margay::policy::{Policy, Rule};
 use margay_evaluation::contrast::{Contrast, Options, Side};
 use margay_evaluation::outcome::Table;
 use margay_evaluation::report::ContrastReport;
@@ -12,8 +14,8 @@ use margay_evaluation::report::ContrastReport;
 use crate::console::Console;
 use crate::device::DeviceArgs;
 use crate::error::{Error, Result};
-use crate::evaluate::{CostArgs, OutputArgs};
-use crate::score::{ScoreArgs, score};
+use crate::evaluate::{Asked, CostArgs, OutputArgs};
+use crate::score::{ScoreArgs, read_rows, score};
 
 /// What `margay compare` is asked.
 #[derive(Debug, Clone, Args)]
@@ -96,6 +98,8 @@ struct Measured {
     table: Table,
     small: String,
     threshold: Option<f64>,
+    /// What a bundle's policy keeps, each query by its task and behind its router.
+    kept: Option<HashSet<String>>,
 }
 
 impl Measured {
@@ -114,13 +118,14 @@ impl Measured {
                 Some(small) => small.clone(),
                 None => only_scored(&table, args.large.as_deref(), path)?,
             };
-            return Ok(Self { table, small, threshold: None });
+            return Ok(Self { table, small, threshold: None, kept: None });
         }
         let Some(data) = &args.data else {
             return Err(Error::Usage(format!("{} is a bundle: name a task file with --data", path.display())));
         };
-        let policy = Bundle::open(path)?.policy().map(|calibrated| calibrated.policy.clone());
-        let small = "small".to_owned();
+        let bundle = Bundle::open(path)?;
+        let policy = bundle.policy();
+        let small = bundle.manifest().name.clone();
         let scored = ScoreArgs {
             bundle: path.to_owned(),
             data: data.clone(),
@@ -128,7 +133,7 @@ impl Measured {
             limit: args.limit,
             model: Some(small.clone()),
             split: None,
-            rule: policy.as_ref().map_or(Rule::ChowAverage, margay::policy::Policy::rule),
+            rule: policy.map_or(Rule::ChowAverage, |calibrated| calibrated.policy.rule()),
             raw: false,
             free: false,
             normalise: false,
@@ -137,13 +142,38 @@ impl Measured {
         };
         score(&scored, console)?;
         let table = Table::read_all([scratch.as_path()].into_iter().chain(args.outcomes.iter().map(PathBuf::as_path)))?;
-        let threshold = policy.map(|policy| f64::from(policy.default_threshold().value()));
-        Ok(Self { table, small, threshold })
+        let Some(policy) = policy else { return Ok(Self { table, small, threshold: None, kept: None }) };
+        let (table, kept) = decided(table, &small, policy, data)?;
+        Ok(Self { table, small, threshold: Some(policy.policy.default_threshold().value().into()), kept: Some(kept) })
     }
 
     fn side<'a>(&'a self, name: &'a str) -> Side<'a> {
-        Side { name, table: &self.table, small: &self.small, threshold: self.threshold }
+        Side { name, table: &self.table, small: &self.small, threshold: self.threshold, kept: self.kept.as_ref() }
     }
+}
+
+/// The queries that a policy keeps, and the table in which what its router sends on has cost the device nothing.
+fn decided(table: Table, small: &str, calibrated: &CalibratedPolicy, data: &Path) -> Result<(Table, HashSet<String>)> {
+    let asked = read_rows::<Asked>(data, None)?;
+    let prompts: HashMap<&str, &str> = asked.iter().map(|(_, asked)| (&*asked.id, &*asked.input)).collect();
+    let keeps = |policy: &Policy, task: Option<&str>, score: Option<f64>| {
+        score.is_some_and(|score| f64::from(policy.threshold_for(task).value()) <= score)
+    };
+    let (mut decided, mut kept) = (Table::default(), HashSet::new());
+    for row in table.rows() {
+        let mut outcome = row.to_outcome();
+        if outcome.model == small {
+            let prompt = prompts.get(row.query()).copied().unwrap_or_default();
+            let sent_on = calibrated.router.as_ref().is_some_and(|router| router.sends_away(prompt).is_some());
+            if sent_on {
+                (outcome.flops, outcome.latency_ms) = (Some(0.0), Some(0.0));
+            } else if keeps(&calibrated.policy, row.task(), row.score()) {
+                kept.insert(row.query().to_owned());
+            }
+        }
+        decided.push(outcome)?;
+    }
+    Ok((decided, kept))
 }
 
 /// The model that is not the large one and has scores.

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod authority;
 pub mod bench;
 pub mod bundle;
+pub mod calibrate;
 pub mod chat;
 pub mod compare;
 pub mod config;
@@ -54,7 +55,7 @@ enum Command {
     /// Measure a chain of models on outcome tables
     Evaluate(evaluate::EvaluateArgs),
     /// Choose a threshold on an outcome table and bind it to a bundle
-    Calibrate(Box<evaluate::CalibrateArgs>),
+    Calibrate(Box<calibrate::CalibrateArgs>),
     /// Compare two bundles, or two outcome tables, on the same queries
     Compare(Box<compare::CompareArgs>),
     /// Keep what a large model thinks of every training target
@@ -110,7 +111,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::bench(&args, &mut console),
         Command::Demo(args) => demo::demo(&args, &mut console).map(drop),
         Command::Evaluate(args) => evaluate::evaluate(&args, &mut console).map(drop),
-        Command::Calibrate(args) => evaluate::calibrate(&args, &mut console).map(drop),
+        Command::Calibrate(args) => calibrate::calibrate(&args, &mut console).map(drop),
         Command::Compare(args) => compare::compare(&args, &mut console).map(drop),
         Command::Annotate(args) => annotate::annotate(&args, &mut console).map(drop),
         Command::Train(args) => train::train(&args, &mut console),

@@ -14,6 +14,7 @@ use margay::{ChooseOptions, Engine, GenerateOptions, Normalise, Request};
 use margay_evaluation::outcome::{Outcome, Table, Writer};
 use margay_trainer::quality::Metric;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use crate::console::Console;
@@ -115,7 +116,7 @@ pub struct Scored {
 /// # Errors
 /// [`Error`] naming the file and line; what was written so far stays and is gone on with.
 pub fn score(args: &ScoreArgs, console: &mut Console) -> Result<Scored> {
-    let rows = read_rows(&args.data, args.limit)?;
+    let rows: Vec<(usize, Row)> = read_rows(&args.data, args.limit)?;
     let (bundle, engine) = library::open(&args.bundle, args.device.options(), console)?;
     let model = args.model.clone().unwrap_or_else(|| bundle.manifest().name.clone());
     let (mut file, known) = open_table(&args.out, &model)?;
@@ -144,8 +145,8 @@ pub fn score(args: &ScoreArgs, console: &mut Console) -> Result<Scored> {
     Ok(scored)
 }
 
-/// The rows with their line numbers.
-fn read_rows(path: &Path, limit: Option<usize>) -> Result<Vec<(usize, Row)>> {
+/// The rows of a task file with their line numbers.
+pub(crate) fn read_rows<T: DeserializeOwned>(path: &Path, limit: Option<usize>) -> Result<Vec<(usize, T)>> {
     let mut reader = BufReader::new(File::open(path).map_err(|source| Error::io("open", path, source))?);
     let (mut rows, mut line, mut number) = (Vec::new(), String::new(), 0);
     while limit.is_none_or(|limit| rows.len() < limit) {

@@ -1,18 +1,23 @@
 //! `margay calibrate` and `margay compare` from outside: what is learned from a table runs in the bundle, thresholds carry their
-//! promise, and two tables are told apart or not.
+//! promise, two tables or bundles are told apart or not, and what is wrong with a table is named.
 #![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
 mod common;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 
-use margay::Bundle;
-use margay::policy::Rule;
+use margay::bundle::{CalibratedPolicy, CalibratedRouter};
+use margay::cloud::{BoxFuture, CloudAnswer, LargeModel};
+use margay::policy::{Policy, PromptFeatures, Reason, Rule, Threshold};
+use margay::{Bundle, Cascade, DeviceOptions, Engine, Request};
 use margay_evaluation::contrast::Contrast;
-use margay_evaluation::fit::score_recorded;
+use margay_evaluation::evaluation::Evaluation;
+use margay_evaluation::fit::{Route, score_recorded};
 use margay_evaluation::outcome::Table;
-use serde_json::Value;
+use margay_exporter::write_policy;
+use serde_json::{Value, json};
 
 use common::{Place, succeeded};
 
@@ -145,4 +150,238 @@ fn two_tables_are_compared_in_words_as_json_and_as_a_page() {
         place.refused("compare old.csv part.csv --large large").contains("query `q2999` has no row for model `small`")
     );
     assert!(place.refused("compare toy old.csv").contains("--data"));
+}
+
+/// A table of 100 000 columns, in the form of a header.
+fn wide() -> Vec<u8> {
+    let columns: String = (0..100_000).map(|n| format!(",signal.{n}")).collect();
+    format!("query,model,quality{columns}\n").into_bytes()
+}
+
+#[test]
+fn what_is_wrong_with_a_table_is_named() {
+    let place = Place::new();
+    let header = "query,model,quality,score,flops\n";
+    let fine = "q1,small,1,-0.5,1\nq1,large,1,,20\n";
+    let utf_16 = header.encode_utf16().flat_map(u16::to_le_bytes);
+    let mut parquet = Vec::new();
+    Table::from_csv(table(0, 40).as_bytes()).unwrap().to_parquet(&mut parquet).unwrap();
+    parquet.truncate(parquet.len() / 2);
+    let csv = |rows: &str| format!("{header}{fine}{rows}").into_bytes();
+    let line = |more: &str| format!("{{\"query\":\"q\",\"model\":\"small\",\"quality\":1{more}}}\n").into_bytes();
+    let cases: [(&str, Vec<u8>, &[&str]); 16] = [
+        ("unpaired.csv", csv("q2,small,1,-0.5,1\n"), &["query `q2` has no row for model `large`"]),
+        ("twice.csv", csv("q1,small,0,-0.5,1\n"), &["twice.csv: row 4: a second row for query `q1` and model `small`"]),
+        ("nan.csv", csv("q2,small,nan,-0.5,1\n"), &["nan.csv: row 4, column `quality`"]),
+        ("range.csv", csv("q2,small,1.5,-0.5,1\n"), &["range.csv: row 4, column `quality`"]),
+        ("unscored.csv", csv("q2,small,1,,1\nq2,large,1,,1\n"), &["column `score`", "query `q2` and model `small`"]),
+        ("lines.csv", csv("\"q2\r\nof two lines\",small,1,-0.5,1\r\nq3,small,,,\r\n"), &["row 5, column `quality`"]),
+        ("ragged.csv", csv("q2,small\n"), &["ragged.csv: row 4: has 2 fields"]),
+        ("utf-16.csv", utf_16.collect(), &["utf-16.csv: row 1", "column"]),
+        ("empty.csv", Vec::new(), &["empty.csv: row 1, column `query`: is required"]),
+        ("empty.jsonl", Vec::new(), &["no queries"]),
+        ("empty.parquet", Vec::new(), &["empty.parquet: is not Parquet"]),
+        ("wide.csv", wide(), &["wide.csv: row 1: is over the cap"]),
+        ("long.csv", csv(&format!("\"{}\n", "q".repeat(2 << 20))), &["long.csv: row 4: is over the cap"]),
+        (
+            "long.jsonl",
+            line(&format!(",\"task\":\"{}\"", "t".repeat(2 << 20))),
+            &["long.jsonl: row 1: is over the cap"],
+        ),
+        ("unknown.jsonl", line(",\"qualty\":1"), &["unknown.jsonl: row 1, column `qualty`: is not one of"]),
+        ("cut.parquet", parquet, &["cut.parquet: is not Parquet"]),
+    ];
+    fs::create_dir(place.path("folder.csv")).unwrap();
+    for (name, content, words) in &cases {
+        fs::write(place.path(name), content).unwrap();
+        let said = place.refused(&format!("evaluate --outcomes {name} --chain small,large --json numbers.json"));
+        assert!(said.starts_with("error: ") && words.iter().all(|words| said.contains(words)), "{name}: {said}");
+        assert!(!said.contains("panicked") && !place.path("numbers.json").exists(), "{name}: {said}");
+    }
+    // The other two read tables by the same doors.
+    for name in ["twice.csv", "nan.csv", "cut.parquet", "unknown.jsonl", "folder.csv", "nowhere.csv"] {
+        for line in [
+            format!("calibrate --outcomes {name} --chain small,large --target deferral<=0.3 --bundle toy"),
+            format!("compare {name} {name} --small small --large large"),
+            format!("compare fine.csv fine.csv --outcomes {name} --small small --large large"),
+        ] {
+            fs::write(place.path("fine.csv"), format!("{header}q9,small,1,-0.5,1\n")).unwrap();
+            let said = place.refused(&line);
+            // A folder is taken for a bundle where there may be one.
+            assert!(said.contains(name) && !said.contains("panicked"), "{line}: {said}");
+        }
+    }
+    assert!(Bundle::open(place.path("toy")).unwrap().policy().is_none(), "nothing was written");
+}
+
+/// Prompts about five things, of which the small model knows nothing of two, and its outcomes.
+fn asked(from: u32, to: u32) -> (String, String) {
+    let (mut tasks, mut csv) = (String::new(), "query,model,quality,task,score,flops\n".to_owned());
+    for query in from..to {
+        let thing = ["lights", "timers", "music", "taxes", "poems"][query as usize * 7 % 5];
+        let right = u8::from(query * 7 % 5 < 3 || query % 19 == 0);
+        let input = format!("please tell me about the {thing} in room {query}");
+        let row = json!({"id": format!("t/test/{query}"), "task": "t", "input": input, "target": "yes", "options": ["yes", "no"], "metric": "accuracy"});
+        writeln!(tasks, "{row}").unwrap();
+        writeln!(csv, "t/test/{query},toy,{right},t,{},1", -f64::from(query * 37 % 101) / 128.0).unwrap();
+        writeln!(csv, "t/test/{query},large,1,t,,20").unwrap();
+    }
+    (tasks, csv)
+}
+
+/// What answers for the large model, and says so.
+struct Afar;
+
+impl LargeModel for Afar {
+    fn answer<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, margay::Result<CloudAnswer>> {
+        Box::pin(async { Ok(CloudAnswer::new("from afar")) })
+    }
+}
+
+#[test]
+fn a_router_runs_in_the_bundle_as_it_was_calibrated() {
+    let place = Place::new();
+    let (tasks, csv) = asked(0, 1200);
+    fs::write(place.path("fit.csv"), csv).unwrap();
+    let (more, csv) = asked(1200, 2400);
+    fs::write(place.path("calibration.csv"), csv).unwrap();
+    fs::write(place.path("tasks.jsonl"), tasks + &more).unwrap();
+    let line =
+        "calibrate --outcomes calibration.csv --chain toy,large --fit fit.csv --prompts tasks.jsonl --bundle toy";
+    let said = place.ok(&format!("{line} --router 0.3 --target overall-risk<=0.2@0.9"));
+    assert!(said.contains("sent on before the device begins if router < "), "{said}");
+    let more_than_that = place.refused(&format!("{line} --router 0.3 --target deferral<=0.1"));
+    assert!(more_than_that.contains("the router alone sends more away"), "{more_than_that}");
+    let bundle = Bundle::open(place.path("toy")).unwrap();
+    let calibrated = bundle.policy().unwrap();
+    let router = calibrated.router.as_ref().unwrap();
+    // Many prompts have the same score, and go together.
+    assert!((0.2..=0.3).contains(&router.deferral_rate()), "{}", router.deferral_rate());
+    // What evaluation counts as sent on and what the policy's own form of it does are the same queries, which the certificate
+    // counts as deferred.
+    let table = Table::read(&place.path("calibration.csv")).unwrap();
+    let prompts: HashMap<String, String> = (1200..2400)
+        .zip(more.lines())
+        .map(|(query, line)| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            (format!("t/test/{query}"), row["input"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    let threshold = f64::from(calibrated.policy.default_threshold().value());
+    let small: Vec<_> = table.rows().filter(|row| row.model() == "toy").collect();
+    let sent = |query: &str| router.sends_away(&prompts[query]).is_some();
+    let deferred = small.iter().filter(|row| sent(row.query()) || row.score().unwrap() < threshold).count();
+    let certified = &calibrated.certificates[0];
+    assert!(
+        (certified.deferral_rate - deferred as f64 / small.len() as f64).abs() < 1e-9,
+        "{}",
+        certified.deferral_rate
+    );
+    assert!(small.iter().filter(|row| sent(row.query())).count() > 240);
+
+    // And so does the cascade: the same fit, in this process, decides the same of every query before it begins.
+    let fit = Table::read(&place.path("fit.csv")).unwrap();
+    let rows: Vec<_> = fit.rows().filter(|row| row.model() == "toy").collect();
+    let thing = |line: &str| serde_json::from_str::<Value>(line).unwrap()["input"].as_str().unwrap().to_owned();
+    let asked: Vec<String> = fs::read_to_string(place.path("tasks.jsonl")).unwrap().lines().map(thing).collect();
+    let learned: Vec<&str> = asked[..1200].iter().map(String::as_str).collect();
+    let right: Vec<bool> = rows.iter().map(|row| row.quality() == 1.0).collect();
+    let route = Route::fit(&learned, &right, 1.0, 0.3).unwrap();
+    let asked: Vec<&str> = asked[1200..1240].iter().map(String::as_str).collect();
+    let sent = route.sends_away(asked.iter().copied()).unwrap();
+    assert!(sent.contains(&true) && sent.contains(&false));
+    let engine = Engine::load(&bundle, DeviceOptions { threads: Some(1), ..DeviceOptions::default() }).unwrap();
+    let builder = Cascade::builder().engine(engine).policy(calibrated.clone()).cloud(Afar);
+    let cascade = builder.build().unwrap();
+    let scores = route.router.router().unwrap();
+    for (prompt, sent) in asked.into_iter().zip(sent) {
+        let answer = cascade.answer_blocking(Request::user(prompt).max_tokens(2)).unwrap();
+        assert_eq!(answer.reason == Some(Reason::Routed), sent, "{prompt}: {answer:?}");
+        assert_eq!(answer.usage.local.input == 0, sent, "begun, or not");
+        if sent {
+            assert_eq!((answer.rule, answer.saved_tokens, &*answer.text), (Rule::Router, 2, "from afar"));
+            assert_eq!(answer.score, scores.score(prompt));
+            assert_eq!(answer.threshold, route.threshold);
+        }
+    }
+
+    // It is one of the rules that evaluation compares, and needs what it reads.
+    let line = "evaluate --outcomes calibration.csv --chain toy,large --fit fit.csv --resamples 20 --json numbers.json";
+    assert!(place.ok(&format!("{line} --router --prompts tasks.jsonl")).contains("rule learned router"));
+    let evaluation = Evaluation::read(&place.path("numbers.json")).unwrap();
+    assert!(evaluation.rules["learned router"].auroc > Some(0.9), "{:?}", evaluation.rules["learned router"]);
+    fs::write(place.path("few.jsonl"), more.lines().next().unwrap()).unwrap();
+    assert!(place.refused(&format!("{line} --router --prompts few.jsonl")).contains("has no prompt"));
+    let none = "evaluate --outcomes calibration.csv --chain toy,large --router --prompts tasks.jsonl";
+    assert!(place.refused(none).contains("other queries to learn on"));
+}
+
+#[test]
+fn two_bundles_are_compared_on_the_same_queries_as_they_decide() {
+    let place = Place::new();
+    // The other one reads its prompts under another template, so it is another model.
+    fs::create_dir(place.path("other")).unwrap();
+    for entry in fs::read_dir(place.path("toy")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), place.path("other").join(entry.file_name())).unwrap();
+    }
+    let manifest = place.path("other/manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("| trim }}", "| upper }}").replace("\"toy\"", "\"other\"")).unwrap();
+    let (tasks, _) = asked(0, 60);
+    fs::write(place.path("tasks.jsonl"), &tasks).unwrap();
+    let large: String =
+        (0..60).map(|query| format!("t/test/{query},large,{},20000000\n", u8::from(query % 7 != 0))).collect();
+    fs::write(place.path("large.csv"), format!("query,model,quality,flops\n{large}")).unwrap();
+
+    // The first has a policy of its own, with a router and a threshold for the task.
+    let digest = *Bundle::open(place.path("toy")).unwrap().model_digest();
+    let scored = |bundle: &str| {
+        place.ok(&format!("score --bundle {bundle} --data tasks.jsonl --out {bundle}.csv --threads 1"));
+        Table::read(&place.path(&format!("{bundle}.csv"))).unwrap()
+    };
+    let (toy, other) = (scored("toy"), scored("other"));
+    let mut scores: Vec<f64> = toy.rows().map(|row| row.score().unwrap()).collect();
+    scores.sort_by(f64::total_cmp);
+    let middle = Threshold::new(scores[30] as f32).unwrap();
+    let policy = Policy::new(Rule::ChowAverage, Threshold::KEEP_ALL).with_task("t", middle).unwrap();
+    let mut weights = vec![0.0; 1 << 10];
+    PromptFeatures::of("taxes", 10).iter().for_each(|(feature, _)| weights[feature as usize] = -9.0);
+    let router = CalibratedRouter::new(Threshold::new(0.0).unwrap(), 1.0, weights, 0.2, 60).unwrap();
+    let policy = CalibratedPolicy { router: Some(router), ..CalibratedPolicy::by_hand(digest, policy) };
+    write_policy(&Bundle::open(place.path("toy")).unwrap(), &policy, None, None).unwrap();
+
+    let line = "compare toy other --data tasks.jsonl --outcomes large.csv --large large --resamples 50 --threads 1";
+    let said = place.ok(&format!("{line} --json contrast.json --report page"));
+    assert!(said.contains("60 queries answered by both") && said.contains("with toy,"), "{said}");
+    let contrast = Contrast::read(&place.path("contrast.json")).unwrap();
+    // By hand: what each bundle scored, and what the first one's policy says of it.
+    let taxes =
+        |query: &str| tasks.lines().any(|line| line.contains(&format!("\"{query}\"")) && line.contains("taxes"));
+    let kept: Vec<bool> =
+        toy.rows().map(|row| row.score().unwrap() as f32 >= middle.value() && !taxes(row.query())).collect();
+    let rate = |kept: usize| 1.0 - kept as f64 / 60.0;
+    let count = kept.iter().filter(|kept| **kept).count();
+    assert!((10..30).contains(&count), "{count}");
+    let deferral = contrast.numbers["deferral_rate"];
+    assert!((deferral.first.unwrap() - rate(count)).abs() < 1e-12, "{deferral:?}");
+    assert!((deferral.second.unwrap() - 0.3).abs() < 1e-12, "without a policy it is what was asked: {deferral:?}");
+    let of_large: HashMap<u32, f64> = (0..60).map(|query| (query, f64::from(u8::from(query % 7 != 0)))).collect();
+    let quality: f64 =
+        toy.rows().zip(&kept).zip(0..).map(|((row, kept), at)| if *kept { row.quality() } else { of_large[&at] }).sum();
+    assert!((contrast.numbers["quality"].first.unwrap() - quality / 60.0).abs() < 1e-12);
+    // Nothing is spent on the device for what its router sends on.
+    let spent = toy.rows().filter(|row| !taxes(row.query())).map(|row| row.flops().unwrap()).sum::<f64>();
+    let cost = (spent + (60 - count) as f64 * 2e7) / 60.0;
+    assert!((contrast.numbers["cost"].first.unwrap() / cost - 1.0).abs() < 1e-9);
+    let mean = |table: &Table| table.rows().map(|row| row.quality()).sum::<f64>() / 60.0;
+    let small = contrast.numbers["small_quality"];
+    assert_eq!((small.first, small.second), (Some(mean(&toy)), Some(mean(&other))));
+    assert_eq!([&*contrast.sides[0].small, &*contrast.sides[1].small], ["toy", "other"]);
+    assert!(fs::read_to_string(place.path("page/index.html")).unwrap().contains("id=\"changed-queries\""));
+
+    // A bundle beside a table of the same queries, and without a task file neither runs.
+    let mixed = "compare other toy.csv --data tasks.jsonl --small toy --resamples 20 --threads 1";
+    assert!(place.ok(mixed).contains("60 queries answered by both"));
+    assert!(place.refused("compare toy other").contains("name a task file with --data"));
 }

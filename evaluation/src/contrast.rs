@@ -1,6 +1,6 @@
 #![doc = include_str!("../CONTRAST.md")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,9 @@ pub struct Side<'a> {
     pub small: &'a str,
     /// Keep if score >= threshold; `None` is one that defers at most [`Options::deferral_rate`] of these queries.
     pub threshold: Option<f64>,
+    /// The queries whose answers it keeps, where that is not the threshold's alone to say: there may be thresholds of tasks,
+    /// and a router.
+    pub kept: Option<&'a HashSet<String>>,
 }
 
 /// What is asked of two cascades.
@@ -97,7 +100,7 @@ pub struct OfSide {
     pub name: String,
     /// Its small model.
     pub small: String,
-    /// Keep if score >= threshold.
+    /// Keep if score >= threshold; the default one, where tasks have others.
     #[serde(with = "crate::extended")]
     pub threshold: f64,
     /// Its deferral curve, thinned; empty without a large model.
@@ -113,6 +116,16 @@ pub struct Paired {
     pub second: Option<f64>,
     /// Second less first, with its paired-bootstrap interval.
     pub difference: Option<Difference>,
+}
+
+/// What the data say of one number.
+pub(crate) struct Finding {
+    pub(crate) what: &'static str,
+    pub(crate) first: f64,
+    pub(crate) second: f64,
+    pub(crate) difference: Difference,
+    /// Which is better, or that the data do not say.
+    pub(crate) verdict: String,
 }
 
 /// Both curves at one deferral rate.
@@ -169,9 +182,10 @@ impl Contrast {
         });
         let [of_first, of_second] = <[OfSide; 2]>::try_from(of_sides.collect::<Vec<_>>())
             .map_err(|_| Error::new(ErrorKind::Invalid, "a contrast is of two"))?;
-        let (numbers, curves) = numbers([&a, &b], thresholds, options)?;
+        let kept = [kept(first, &a, thresholds[0]), kept(second, &b, thresholds[1])];
+        let (numbers, curves) = numbers([&a, &b], [&kept[0], &kept[1]], options)?;
         let tasks = a.aligned(options.rows(first).filter_map(|row| Some((row.query(), row.task()?))));
-        let (counts, changes) = changes([&a, &b], thresholds, &tasks, options.large.is_some());
+        let (counts, changes) = changes([&a, &b], [&kept[0], &kept[1]], &tasks, options.large.is_some());
         Ok(Self {
             schema: SCHEMA,
             sides: [of_first, of_second],
@@ -186,12 +200,10 @@ impl Contrast {
         })
     }
 
-    /// What the data say of the second against the first, a sentence for each number that people ask for; a difference counts
-    /// when its interval does not contain zero.
-    #[must_use]
-    pub fn sentences(&self) -> Vec<String> {
-        let [first, second] = &self.sides;
-        let level = 100.0 * self.bootstrap.level;
+    /// What the data say of the second against the first, for each number that people ask for; a difference counts when its
+    /// interval does not contain zero.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        let [_, second] = &self.sides;
         let asked = [
             ("small_quality", "The small model alone", true),
             ("quality", "The cascade at its threshold", true),
@@ -199,22 +211,34 @@ impl Contrast {
             ("audc", "The area under the deferral curve", true),
             ("auroc", "The AUROC of the score", true),
         ];
-        let sentence = |(name, what, more_is_better): (&str, &str, bool)| {
-            let Paired { first: a, second: b, difference } = self.numbers.get(name)?;
-            let (a, b, difference) = ((*a)?, (*b)?, (*difference)?);
+        let finding = |(name, what, more_is_better): (&str, &'static str, bool)| {
+            let paired = self.numbers.get(name)?;
+            let difference = paired.difference?;
             let Interval { low, high } = difference.interval;
             let verdict = match (low > 0.0, high < 0.0, more_is_better) {
                 (true, _, true) | (_, true, false) => format!("{} is better", second.name),
                 (_, true, true) | (true, _, false) => format!("{} is worse", second.name),
                 _ => "the data do not tell them apart".to_owned(),
             };
-            Some(format!(
+            Some(Finding { what, first: paired.first?, second: paired.second?, difference, verdict })
+        };
+        asked.into_iter().filter_map(finding).collect()
+    }
+
+    /// The same, a sentence each.
+    #[must_use]
+    pub fn sentences(&self) -> Vec<String> {
+        let [first, second] = &self.sides;
+        let level = 100.0 * self.bootstrap.level;
+        let sentence = |Finding { what, first: a, second: b, difference, verdict }: Finding| {
+            let Interval { low, high } = difference.interval;
+            format!(
                 "{what}: {a:.4} with {}, {b:.4} with {}, a difference of {:+.4} ({low:+.4} to {high:+.4} at {level:.0} %): \
                  {verdict}.",
                 first.name, second.name, difference.estimate
-            ))
+            )
         };
-        asked.into_iter().filter_map(sentence).collect()
+        self.findings().into_iter().map(sentence).collect()
     }
 
     /// Reads a contrast.
@@ -288,7 +312,7 @@ fn check_same(a: &Pairing, b: &Pairing, sides: [&Side<'_>; 2]) -> Result<()> {
     }
     let lacks = |of: &Pairing, other: &Pairing| {
         let found = other.aligned(of.by_query().iter().map(|at| (of.query(*at as usize), ())));
-        let known: std::collections::HashSet<&str> =
+        let known: HashSet<&str> =
             found.iter().enumerate().filter(|(_, found)| found.is_some()).map(|(at, _)| other.query(at)).collect();
         of.by_query().iter().map(|at| of.query(*at as usize)).find(|query| !known.contains(query)).map(str::to_owned)
     };
@@ -300,9 +324,18 @@ fn check_same(a: &Pairing, b: &Pairing, sides: [&Side<'_>; 2]) -> Result<()> {
     Err(Error::new(ErrorKind::MissingPair, message))
 }
 
+/// Whether each query's answer is kept, in the order of the arrays.
+fn kept(side: &Side<'_>, pairing: &Pairing, threshold: f64) -> Vec<bool> {
+    let keeps = |at: usize| match side.kept {
+        Some(kept) => kept.contains(pairing.query(at)),
+        None => pairing.scores()[at] >= threshold,
+    };
+    (0..pairing.len()).map(keeps).collect()
+}
+
 type Numbers = (BTreeMap<String, Paired>, Vec<AtRate>);
 
-fn numbers(pairings: [&Pairing; 2], thresholds: [f64; 2], options: &Options<'_>) -> Result<Numbers> {
+fn numbers(pairings: [&Pairing; 2], kept: [&[bool]; 2], options: &Options<'_>) -> Result<Numbers> {
     let [a, b] = pairings;
     // Areas over cost are compared on one interval, which each resample has for itself.
     let interval = |samples: [&Sample<'_>; 2]| {
@@ -313,7 +346,7 @@ fn numbers(pairings: [&Pairing; 2], thresholds: [f64; 2], options: &Options<'_>)
     let rates: Vec<f64> = (0..=STEPS).map(|step| step as f64 / STEPS as f64).collect();
     let of = |samples: [&Sample<'_>; 2]| {
         let interval = interval(samples);
-        [0, 1].map(|side| statistics(samples[side], thresholds[side], interval, cascade, &rates))
+        [0, 1].map(|side| statistics(samples[side], kept[side], interval, cascade, &rates))
     };
     let intervals = options.bootstrap.intervals([a, b], |samples| {
         let [firsts, seconds] = of(samples);
@@ -342,28 +375,27 @@ enum Name {
 
 fn statistics(
     sample: &Sample<'_>,
-    threshold: f64,
+    kept: &[bool],
     (from, to): (f64, f64),
     cascade: bool,
     rates: &[f64],
 ) -> Vec<(Name, Option<f64>)> {
     let named = |name: &str, value| (Name::Number(name.to_owned()), value);
     let mut statistics = vec![named("small_quality", Some(sample.small_quality())), named("auroc", sample.auroc())];
-    let curve = sample.curve();
-    // The curve's own point: everything below its threshold is deferred, and no query scores between the two thresholds.
-    let at = curve.points().iter().find(|point| point.threshold >= threshold);
-    statistics.push(named("deferral_rate", at.map(|at| at.deferral_rate)));
+    let (deferral_rate, quality, cost) = sample.decided(kept);
+    statistics.push(named("deferral_rate", Some(deferral_rate)));
     if !cascade {
         return statistics;
     }
+    let curve = sample.curve();
     let (small, large) = (curve.at(0.0).quality, curve.at(1.0).quality);
     let points = || curve.points().iter().map(|point| (point.mean_flops, point.quality));
     let audc = measures::audc(&curve);
     statistics.extend([
         named("large_quality", Some(large)),
         named("small_cost", Some(curve.at(0.0).mean_flops)),
-        named("quality", at.map(|at| at.quality)),
-        named("cost", at.map(|at| at.mean_flops)),
+        named("quality", Some(quality)),
+        named("cost", Some(cost)),
         named("audc", Some(audc)),
         named("apgr", measures::apgr(audc, small, large)),
         named("benefit_auroc", sample.benefit_auroc()),
@@ -386,13 +418,13 @@ fn statistics(
 
 fn changes(
     pairings: [&Pairing; 2],
-    thresholds: [f64; 2],
+    kept: [&[bool]; 2],
     tasks: &[Option<&str>],
     cascade: bool,
 ) -> (BTreeMap<String, usize>, Vec<Change>) {
     let answered = |side: usize, at: usize| {
         let pairing = pairings[side];
-        let (score, kept) = (pairing.scores()[at], pairing.scores()[at] >= thresholds[side]);
+        let (score, kept) = (pairing.scores()[at], kept[side][at]);
         let quality = if kept { pairing.small_quality()[at] } else { pairing.large_quality()[at] };
         Answered { score, kept, quality }
     };

@@ -79,6 +79,11 @@ impl Curve {
 }
 
 impl Point {
+    /// Whether a threshold gives this point: not one that keeps what a router has sent away.
+    pub(crate) fn keeps_only_scored(&self) -> bool {
+        self.threshold > f64::NEG_INFINITY
+    }
+
     /// The point a `share` in [0, 1] of the way to the next one.
     fn towards(&self, next: &Self, share: f64) -> Self {
         let mix = |from: f64, to: f64| from + (to - from) * share;

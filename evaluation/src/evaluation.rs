@@ -12,12 +12,12 @@ use crate::cost::CostModel;
 use crate::curve::{Curve, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::{read_json, write_json};
-use crate::fit::{LearnedRule, Spread};
+use crate::fit::{LearnedRule, Prompts, ROUTER_BITS, Router, Spread};
 use crate::goal::Goal;
 use crate::joined;
 use crate::measures;
 use crate::outcome::{Row, SIGNAL_PREFIX, Table};
-use crate::pairing::Pairing;
+use crate::pairing::{Pairing, RIGHT};
 use crate::sample::Sample;
 use crate::summary::{Confidence, MAX_CURVE_POINTS, ScoreKind};
 use crate::tuning::Tuning;
@@ -54,6 +54,8 @@ pub struct Options<'a> {
     pub goals: &'a [Goal],
     /// Rows of other queries that learned rules and tuned thresholds are fitted on; `None` is the calibration split.
     pub fit: Option<&'a Table>,
+    /// What was asked, if a router that reads it is to be compared too.
+    pub prompts: Option<&'a Prompts>,
     /// Costs between which `aiq` and `error_cost_area` are taken; `None` is from the chain's cheapest point to its
     /// dearest.
     pub cost_interval: Option<(f64, f64)>,
@@ -70,6 +72,7 @@ impl Default for Options<'_> {
             calibration: None,
             goals: &[],
             fit: None,
+            prompts: None,
             cost_interval: None,
         }
     }
@@ -130,7 +133,7 @@ pub struct Evaluation {
     pub tasks: BTreeMap<String, OfTask>,
     /// The table's score and other rules on the same queries: `score`, each `signal.<name>` that every query has (as it
     /// stands: higher keeps), and, fitted on other queries from those signals, `learned post-hoc` and `learned
-    /// benefit`, unless they cannot be fitted. Random deferral is `audc_random`, the oracle `audc_ideal`. Two models
+    /// benefit`, and from their prompts `learned router`, unless they cannot be fitted. Random deferral is `audc_random`, the oracle `audc_ideal`. Two models
     /// only.
     pub rules: BTreeMap<String, OfRule>,
     /// Thresholds of the whole chain chosen on other queries; `None` without such queries, or where scores are no
@@ -528,6 +531,10 @@ fn rules(pairing: &Pairing, table: &Table, models: &[&str], options: &Options<'_
         rules.insert(format!("{SIGNAL_PREFIX}{signal}"), measure(&|row| row.signal(signal))?);
     }
     let fitted_on = options.fitted_on(table);
+    if fitted_on.is_empty() && options.prompts.is_some() {
+        let message = "a router needs other queries to learn on: a calibration split, or a table of its own";
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
     if !fitted_on.is_empty() {
         let (of_small, of_large) = joined::rows_of_both(fitted_on, small, large)?;
         let signals: Vec<&str> = signals.into_iter().collect();
@@ -536,6 +543,17 @@ fn rules(pairing: &Pairing, table: &Table, models: &[&str], options: &Options<'_
         for (name, rule) in [("learned post-hoc", post_hoc), ("learned benefit", benefit)] {
             let Ok(rule) = rule else { continue };
             rules.insert(name.to_owned(), measure(&|row| rule.score(row).ok())?);
+        }
+        if let Some(prompts) = options.prompts {
+            let asked: Vec<&str> = of_small.iter().map(|row| prompts.of(row.query())).collect::<Result<_>>()?;
+            rows.iter().try_for_each(|row| prompts.of(row.query()).map(drop))?;
+            let right: Vec<bool> = of_small.iter().map(|row| row.quality() >= RIGHT).collect();
+            if let Ok(fitted) = Router::fit(&asked, &right, ROUTER_BITS, PENALTY) {
+                let deployed = fitted.to_policy();
+                let router = deployed.router()?;
+                let score = |row: Row<'_>| Some(f64::from(router.score(prompts.of(row.query()).ok()?)?.value()));
+                rules.insert("learned router".to_owned(), measure(&score)?);
+            }
         }
     }
     Ok(rules)

@@ -6,11 +6,13 @@
 mod calibration;
 mod deployed;
 mod logistic;
+mod prompts;
 mod router;
 mod rule;
 
 pub use calibration::{Calibrator, Spread};
 pub use deployed::score_recorded;
 pub use margay_policy::MAX_ROUTER_BITS;
-pub use router::{DeployedRouter, Router};
+pub use prompts::Prompts;
+pub use router::{DeployedRouter, ROUTER_BITS, Route, Router};
 pub use rule::{LearnedRule, LinearRule};

@@ -44,7 +44,8 @@ impl Goal {
             (Target::DeferralRate { at_most }, Some(level)) => guarantee::deferral_rate(calibration, at_most, level),
             (Target::DeferralRate { at_most }, None) => {
                 let choice = threshold::for_deferral_rate(calibration.scores(), at_most)?;
-                Ok(self.empirical(calibration, Some(choice)))
+                // At -inf a router sends more away than that.
+                Ok(self.empirical(calibration, Some(choice).filter(|choice| choice.threshold > f64::NEG_INFINITY)))
             }
             (Target::MeanCost { at_most }, None) => {
                 Ok(self.empirical(calibration, threshold::for_cost(calibration, at_most)?))
@@ -190,6 +191,29 @@ mod tests {
         let out_of_reach: Goal = "cost<=0.5".parse().unwrap();
         let found = out_of_reach.choose(&calibration()).unwrap();
         assert_eq!(found, Guarantee::CannotGuarantee { needed: None, have: 200 });
+    }
+
+    #[test]
+    fn what_a_router_sends_away_counts_as_deferred_and_is_never_kept() {
+        // The router sends away every other query, right or wrong.
+        let behind = calibration().behind(|query| query.parse::<u32>().is_ok_and(|query| query.is_multiple_of(2)));
+        let at = |goal: &str| goal.parse::<Goal>().unwrap().choose(&behind).unwrap();
+        let kept = |goal: &str| at(goal).certified().map(|certified| (certified.threshold, certified.deferral_rate));
+        // 100 are gone; 20 of those that are left may go too.
+        assert_eq!(kept("deferral<=0.6"), Some((41.0, 0.6)));
+        // 50 wrong ones are left, of which 9.5 % of 201 less one may stay.
+        assert_eq!(kept("overall-risk<=0.1"), Some((63.0, 0.655)));
+        assert_eq!(kept("overall-risk<=0.9"), Some((1.0, 0.5)), "all that is left");
+        assert_eq!(kept("quality>=0.7"), Some((1.0, 0.5)));
+        // Nothing is spent here on what was sent away.
+        assert_eq!(kept("cost<=5.5"), Some((1.0, 0.5)));
+        for goal in ["deferral<=0.4", "deferral<=0.4@0.9", "cost<=5"] {
+            assert_eq!(at(goal), Guarantee::CannotGuarantee { needed: None, have: 200 }, "{goal}");
+        }
+        let certified = at("deferral<=0.6@0.9").certified().cloned().unwrap();
+        assert!(certified.threshold.is_finite() && (0.5..0.6).contains(&certified.deferral_rate), "{certified:?}");
+        let among = at("risk<=0.2@0.9").certified().cloned().unwrap();
+        assert!(among.threshold > 60.0 && among.deferral_rate > 0.5, "{among:?}");
     }
 
     #[test]

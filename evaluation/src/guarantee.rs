@@ -171,6 +171,10 @@ pub fn deferral_rate(calibration: &Pairing, at_most: f64, level: f64) -> Result<
     let queries = scores.len() as u64;
     let counts: Vec<u64> = (0..queries).collect();
     let allowed = counts.partition_point(|below| p_value::binomial(queries, *below, at_most) <= 1.0 - level);
+    if allowed > 0 && scores[allowed - 1] == f64::NEG_INFINITY {
+        // A router sends more away than this.
+        return Ok(Guarantee::CannotGuarantee { needed: None, have: queries });
+    }
     let Some(threshold) = allowed.checked_sub(1).map(|below| scores[below]) else {
         let needed = ((1.0 - level).ln() / (-at_most).ln_1p()).ceil() as u64;
         return Ok(Guarantee::CannotGuarantee { needed: Some(needed), have: queries });
@@ -333,10 +337,11 @@ impl Losses {
         (self.len() - first, self.from[first])
     }
 
-    /// The scores, each once, descending.
+    /// The scores that a threshold can keep, each once, descending.
     fn distinct(&self) -> Vec<f64> {
         let mut scores = self.scores.clone();
         scores.dedup();
+        scores.retain(|score| score.is_finite());
         scores.reverse();
         scores
     }

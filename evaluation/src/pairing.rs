@@ -22,7 +22,7 @@ pub const RIGHT: f64 = 0.5;
 pub struct Pair {
     /// Which query.
     pub query: String,
-    /// The deferral rule's score of the small model's answer, finite; higher means keep.
+    /// The deferral rule's score of the small model's answer, finite; higher means keep. -inf is what no threshold keeps.
     pub score: f64,
     /// Quality of the small model's answer, in [0, 1].
     pub small_quality: f64,
@@ -236,6 +236,20 @@ impl Pairing {
         Ok(Self { scores, ..self.clone() }.sorted())
     }
 
+    /// The same queries behind a router that sends some to the large model before the small one begins: no threshold keeps
+    /// them, their score being -inf, and nothing is spent on them here.
+    #[must_use]
+    pub fn behind(&self, sends_away: impl Fn(&str) -> bool) -> Self {
+        let mut behind = self.clone();
+        for at in 0..self.len() {
+            if sends_away(self.query(at)) {
+                (behind.scores[at], behind.small_flops[at]) = (f64::NEG_INFINITY, 0.0);
+                behind.small_latency_ms.iter_mut().for_each(|latency| latency[at] = 0.0);
+            }
+        }
+        behind.sorted()
+    }
+
     /// The same queries under the oracle, which knows both qualities: its score is what keeping gains,
     /// `small_quality - large_quality`. No rule's curve is above its curve at any deferral rate.
     #[must_use]
@@ -371,7 +385,7 @@ impl Pair {
     fn check(&self) -> Result<()> {
         let qualities = [self.small_quality, self.large_quality];
         let amounts = [Some(self.small_flops), Some(self.large_flops), self.small_latency_ms, self.large_latency_ms];
-        let fault = if !self.score.is_finite() {
+        let fault = if !self.score.is_finite() && self.score != f64::NEG_INFINITY {
             "a score that is not finite"
         } else if qualities.iter().any(|quality| !(0.0..=1.0).contains(quality)) {
             "a quality outside [0, 1]"

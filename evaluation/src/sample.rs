@@ -79,6 +79,26 @@ impl<'a> Sample<'a> {
         Curve::from_points(points)
     }
 
+    /// Share deferred, mean quality and mean floating-point operations of a cascade that keeps these queries, in the order of
+    /// the pairing's arrays, and defers the others.
+    pub(crate) fn decided(&self, kept: &[bool]) -> (f64, f64, f64) {
+        let pairing = self.pairing;
+        let (mut all, mut deferred, mut quality, mut flops) = (0.0, 0.0, 0.0, 0.0);
+        for (at, kept) in kept.iter().enumerate() {
+            let weight = self.weight(at);
+            all += weight;
+            flops += weight * pairing.small_flops()[at];
+            if *kept {
+                quality += weight * pairing.small_quality()[at];
+            } else {
+                deferred += weight;
+                quality += weight * pairing.large_quality()[at];
+                flops += weight * pairing.large_flops()[at];
+            }
+        }
+        (deferred / all, quality / all, flops / all)
+    }
+
     /// Area under the ROC curve of the score as a detector of right answers of the small model; see
     /// [`measures::auroc`](crate::measures::auroc).
     #[must_use]

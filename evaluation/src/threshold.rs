@@ -23,7 +23,7 @@ pub struct Choice {
 /// # Errors
 /// [`ErrorKind::Invalid`] without scores, with a score that is not finite, or with a rate outside [0, 1].
 pub fn for_deferral_rate(scores: &[f64], rate: f64) -> Result<Choice> {
-    if scores.is_empty() || scores.iter().any(|score| !score.is_finite()) {
+    if scores.is_empty() || scores.iter().any(|score| !score.is_finite() && *score != f64::NEG_INFINITY) {
         return Err(Error::new(ErrorKind::Invalid, "a threshold needs calibration scores, all finite"));
     }
     if !(0.0..=1.0).contains(&rate) {
@@ -47,7 +47,7 @@ pub fn for_cost(calibration: &Pairing, cost: f64) -> Result<Option<Choice>> {
         return Err(Error::new(ErrorKind::Invalid, "NaN is not a cost"));
     }
     let curve = calibration.curve();
-    let affordable = curve.points().iter().filter(|point| point.mean_flops <= cost);
+    let affordable = curve.points().iter().filter(|point| point.keeps_only_scored() && point.mean_flops <= cost);
     Ok(affordable.rev().max_by(|a, b| a.quality.total_cmp(&b.quality)).map(Choice::from))
 }
 
@@ -60,7 +60,9 @@ pub fn for_quality(calibration: &Pairing, quality: f64) -> Result<Option<Choice>
     if !(0.0..=1.0).contains(&quality) {
         return Err(Error::new(ErrorKind::Invalid, format!("{quality} is not a quality: a number in [0, 1]")));
     }
-    Ok(calibration.curve().points().iter().find(|point| point.quality >= quality).map(Choice::from))
+    let curve = calibration.curve();
+    let reaches = |point: &&Point| point.keeps_only_scored() && point.quality >= quality;
+    Ok(curve.points().iter().find(reaches).map(Choice::from))
 }
 
 impl From<&Point> for Choice {

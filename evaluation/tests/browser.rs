@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use margay_evaluation::bootstrap::Bootstrap;
 use margay_evaluation::contrast::{self, Contrast, Side};
 use margay_evaluation::evaluation::{Evaluation, Options};
+use margay_evaluation::fit::Prompts;
 use margay_evaluation::outcome::{Outcome, Table};
 use margay_evaluation::report::{ChainReport, ContrastReport, Details};
 use rand::rngs::StdRng;
@@ -15,8 +16,10 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use chromium::browse;
 
-/// Queries have a difficulty; the harder, the less often each model is right, and the less sure it is.
-fn table(queries: usize, seed: u64) -> Table {
+/// Queries have a difficulty; the harder, the less often each model is right, and the less sure it is. Every third is for
+/// calibration.
+fn table(queries: usize, tasks: usize, seed: u64) -> Table {
+    let names = ["lights", "timers and alarms", "music", "out of scope", "banking: transfers and standing orders"];
     let mut random = StdRng::seed_from_u64(seed);
     let mut table = Table::default();
     for query in 0..queries {
@@ -29,7 +32,8 @@ fn table(queries: usize, seed: u64) -> Table {
             let doubt = hard * (1.0 - noise) + noise * random.random::<f64>() + 0.2 * (1.0 - quality);
             let mut row = Outcome::new(format!("turn the {query}. light off, \"please\" & <now>"), model, quality);
             row.split = Some(split.into());
-            row.task = Some(["lights", "timers and alarms", "music"][query % 3].into());
+            let task = query / 3 % tasks;
+            row.task = Some(format!("{}{}", names[task % names.len()], " again".repeat(task / names.len())));
             row.flops = Some(flops * (0.8 + 0.4 * random.random::<f64>()));
             row.score = Some(-doubt);
             row.signals.insert("quantile-10".into(), -doubt - random.random::<f64>());
@@ -40,13 +44,15 @@ fn table(queries: usize, seed: u64) -> Table {
     table
 }
 
-fn report(folder: &Path) {
-    let table = table(1500, 1);
+fn report(folder: &Path, tasks: usize) {
+    let table = table(1500, tasks, 1);
     let goals = ["risk<=0.1@0.95", "deferral<=0.3", "overall-risk<=0.0001@0.99"].map(|goal| goal.parse().unwrap());
+    let prompts = Prompts::default();
     let options = Options {
         bootstrap: Bootstrap { resamples: 200, ..Bootstrap::default() },
         calibration: Some("calibration"),
         goals: &goals,
+        prompts: Some(&prompts),
         ..Options::default()
     };
     let models = ["small", "large"];
@@ -58,12 +64,12 @@ fn report(folder: &Path) {
 }
 
 /// Another draw of the same models against the first.
-fn contrast(folder: &Path) {
-    let tables = [table(1500, 1), table(1500, 2)];
-    let side = |name, table| Side { name, table, small: "small", threshold: None };
+fn contrast(folder: &Path, large: Option<&str>) {
+    let tables = [table(1500, 3, 1), table(1500, 3, 2)];
+    let side = |name, table| Side { name, table, small: "small", threshold: None, kept: None };
     let options = contrast::Options {
         bootstrap: Bootstrap { resamples: 200, ..Bootstrap::default() },
-        large: Some("large"),
+        large,
         ..contrast::Options::default()
     };
     let contrast = Contrast::of(&side("old.bundle", &tables[0]), &side("new.bundle", &tables[1]), &options).unwrap();
@@ -73,14 +79,18 @@ fn contrast(folder: &Path) {
 #[test]
 #[ignore = "needs Chromium: `apt-get install chromium`, then `cargo test -p margay-evaluation --test browser -- --ignored`"]
 fn the_reports_render_on_a_phone_and_on_a_desk() {
-    let folder = tempfile::tempdir().unwrap();
-    report(folder.path());
-    renders(folder.path(), "report", 11);
-    let folder = tempfile::tempdir().unwrap();
-    contrast(folder.path());
-    renders(folder.path(), "contrast", 5);
+    let page = |write: &dyn Fn(&Path), page: &str, figures: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path());
+        renders(folder.path(), page, figures);
+    };
+    page(&|folder| report(folder, 40), "report", 11);
+    page(&|folder| report(folder, 1), "one-task", 11);
+    page(&|folder| contrast(folder, Some("large")), "contrast", 5);
+    page(&|folder| contrast(folder, None), "contrast-alone", 3);
 }
 
+/// Three figures are tables, more are drawings too.
 fn renders(folder: &Path, page: &str, figures: usize) {
     // For a person to look at, beside what is asserted.
     let shots = std::env::var_os("MARGAY_SCREENSHOTS").map_or_else(|| folder.to_owned(), PathBuf::from);
@@ -97,13 +107,13 @@ fn renders(folder: &Path, page: &str, figures: usize) {
         let dom = browse(&["--dump-dom", &url("probe.html")]);
         let said = &dom[dom.len().saturating_sub(200)..];
         assert!(dom.contains("fits=true "), "{name} scrolls sideways: {said}");
-        assert!(dom.contains(&format!("figures={figures} drawings=true")), "{said}");
+        assert!(dom.contains(&format!("figures={figures} drawings={}", figures > 3)), "{said}");
 
         for (theme, flag) in
             [("light", "--blink-settings=preferredColorScheme=1"), ("dark", "--blink-settings=preferredColorScheme=0")]
         {
             let shot = shots.join(format!("{page}-{name}-{theme}.png"));
-            let tall = if name == "phone" { 9000 } else { 4600 };
+            let tall = if name == "phone" { 9000 } else { 5200 };
             let arguments = [
                 format!("--screenshot={}", shot.display()),
                 format!("--window-size={width},{tall}"),
@@ -112,7 +122,7 @@ fn renders(folder: &Path, page: &str, figures: usize) {
             ];
             browse(&arguments);
             let image = std::fs::read(&shot).unwrap();
-            assert!(image.starts_with(b"\x89PNG") && image.len() > 50_000, "{name}, {theme}: {} bytes", image.len());
+            assert!(image.starts_with(b"\x89PNG") && image.len() > 30_000, "{name}, {theme}: {} bytes", image.len());
         }
     }
 }
@@ -120,7 +130,7 @@ fn renders(folder: &Path, page: &str, figures: usize) {
 #[test]
 fn every_figure_has_its_numbers_beside_it() {
     let folder = tempfile::tempdir().unwrap();
-    report(folder.path());
+    report(folder.path(), 3);
     let page = std::fs::read_to_string(folder.path().join("index.html")).unwrap();
     assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("url("), "it loads nothing");
     assert!(!page.contains("<now>"), "text from outside stays text");

@@ -1,7 +1,7 @@
 //! Learned rules and calibrators against scikit-learn and scipy: `fixtures/fits.py` says how each value was made.
 
 use margay_evaluation::ErrorKind;
-use margay_evaluation::fit::{Calibrator, LearnedRule, MAX_ROUTER_BITS, Router};
+use margay_evaluation::fit::{Calibrator, LearnedRule, MAX_ROUTER_BITS, Route, Router};
 use margay_evaluation::outcome::Outcome;
 use serde::Deserialize;
 
@@ -177,4 +177,31 @@ fn rules_at_their_ends() {
     for bits in [0, MAX_ROUTER_BITS + 1] {
         assert_eq!(Router::fit(&["a", "b"], &[true, false], bits, 1.0).unwrap_err().kind(), ErrorKind::Invalid);
     }
+}
+
+/// Prompts about five things, of which the small model knows nothing of two.
+fn asked(queries: usize) -> (Vec<String>, Vec<bool>) {
+    let things = ["lights", "timers", "music", "taxes", "poems"];
+    let prompt = |query: usize| format!("please tell me about the {} in room {query}", things[query * 7 % 5]);
+    ((0..queries).map(prompt).collect(), (0..queries).map(|query| query * 7 % 5 < 3 || query % 19 == 0).collect())
+}
+
+#[test]
+fn a_route_sends_away_the_share_that_was_asked_and_what_is_hopeless_first() {
+    let (prompts, right) = asked(2000);
+    let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+    for share in [0.0, 0.2, 0.4] {
+        let route = Route::fit(&prompts, &right, 1.0, share).unwrap();
+        assert!((400..600).contains(&route.sample_size), "a quarter: {}", route.sample_size);
+        assert!(route.deferral_rate <= share && route.deferral_rate > share - 0.02, "{}", route.deferral_rate);
+        // On prompts that it has never seen, in rooms that there are not.
+        let others: Vec<String> = asked(1000).0.iter().map(|prompt| format!("{prompt}00")).collect();
+        let sent = route.sends_away(others.iter().map(String::as_str)).unwrap();
+        let rate = sent.iter().filter(|sent| **sent).count() as f64 / 1000.0;
+        assert!((rate - share).abs() < 0.08, "{rate} where {share} was asked");
+        let hopeless = |prompt: &String| prompt.contains("taxes") || prompt.contains("poems");
+        assert!(others.iter().zip(&sent).all(|(prompt, sent)| !sent || hopeless(prompt)), "{share}");
+    }
+    assert_eq!(Route::fit(&prompts, &right, 1.0, 1.5).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(Route::fit(&["a", "b"], &[true, false], 1.0, 0.5).unwrap_err().kind(), ErrorKind::Invalid);
 }

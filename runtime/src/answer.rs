@@ -17,6 +17,7 @@ use crate::tool::ToolCall;
 /// | --- | --- | --- | --- |
 /// | local | none | none | the device was sure enough |
 /// | cloud | some | none | the device was not, the cloud answered |
+/// | cloud | `routed` | none | the device was not asked, the cloud answered |
 /// | queued | some | some, or none with `breaker-open`, `offline` | the device was not, and the cloud will be asked later |
 /// | local or abstained | some | some | the device was not, and the cloud failed |
 /// | local or abstained | `over-budget` | some | the device was not, and the cloud would have cost too much |
@@ -36,7 +37,8 @@ pub struct Answer {
     pub finish_reason: Option<String>,
     /// Who wrote it.
     pub origin: Origin,
-    /// The device's confidence by `rule`, of as much as it wrote; `None` if there was nothing to score.
+    /// The device's confidence by `rule`, of as much as it wrote; `None` if there was nothing to score. With the reason
+    /// [`Reason::Routed`] the router's score of the prompt.
     pub score: Option<Score>,
     /// What the score was held against.
     pub threshold: Threshold,
@@ -52,7 +54,7 @@ pub struct Answer {
     pub usage: Usage,
     /// What the cloud cost, if it answered and a budget stands before it.
     pub cost: Option<Money>,
-    /// Tokens the device was spared by stopping early, at most: the room up to `max_tokens`.
+    /// Tokens the device was spared by stopping early or not beginning, at most: the room up to `max_tokens`.
     pub saved_tokens: u64,
     /// What it took, in time.
     pub timings: AnswerTimings,

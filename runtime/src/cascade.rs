@@ -5,6 +5,7 @@
 mod blocking;
 mod builder;
 mod device;
+mod model;
 mod outlet;
 mod query;
 #[cfg_attr(not(feature = "stores"), path = "cascade/no_queue.rs")]

@@ -220,6 +220,13 @@ impl Request {
         LocalOnly(self)
     }
 
+    /// What a router looks at: the last turn of the person asking, or the last turn where there is none of theirs.
+    #[cfg(feature = "cloud")]
+    pub(crate) fn question(&self) -> &str {
+        let asked = self.messages.iter().rfind(|message| message.role == "user").or(self.messages.last());
+        asked.map_or("", |message| &message.content)
+    }
+
     /// Fails once the deadline has passed or the caller has cancelled.
     pub(crate) fn check(&self) -> Result<()> {
         self.cancel.check()?;

@@ -110,7 +110,8 @@ fn count(answer: &Answer) {
     if let Some(reason) = answer.reason.filter(|_| answer.origin != Origin::Local || answer.cloud_error.is_some()) {
         counter!(DEFERRALS, "reason" => reason.as_str()).increment(1);
     }
-    if let Some(score) = answer.score {
+    // A router's scores are of another kind.
+    if let Some(score) = answer.score.filter(|_| answer.rule != Rule::Router) {
         histogram!(SCORE).record(f64::from(score.value()));
     }
     histogram!(SECONDS, "stage" => "local").record(answer.timings.local.as_secs_f64());

@@ -9,9 +9,10 @@ use margay::cloud::{CloudClient, Retry, Roots};
 use margay::policy::{Policy, Rule, Threshold};
 use margay::{Bundle, Cascade, Deadline, DeviceOptions, Engine, ErrorKind, OnCloudFailure, Origin, Request};
 use margay_cli::authority::Authority;
+use margay_cli::calibrate::{CalibrateArgs, calibrate};
 use margay_cli::console::Console;
 use margay_cli::demo::{DemoArgs, demo};
-use margay_cli::evaluate::{CalibrateArgs, CostArgs, EvaluateArgs, OutputArgs, TableArgs, calibrate, evaluate};
+use margay_cli::evaluate::{CostArgs, EvaluateArgs, OutputArgs, TableArgs, evaluate};
 use margay_cli::serve::{Model, Options, Server};
 use margay_evaluation::measures;
 use margay_evaluation::outcome::{Outcome, Table};
@@ -104,6 +105,7 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         outcomes: vec![folder.join("outcomes.csv")],
         chain: vec!["small-xent".into(), "large".into()],
         calibration: Some("calibration".into()),
+        prompts: Vec::new(),
     };
     let mut console = Console::to(Box::new(std::io::sink()));
     let args = EvaluateArgs {
@@ -111,6 +113,7 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         split: Some("test".into()),
         goal: vec!["deferral<=0.3".parse().unwrap()],
         fit: Vec::new(),
+        router: false,
         score: ScoreKind::LogProbability,
         cost: CostArgs::default(),
         output: OutputArgs {
@@ -164,6 +167,7 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         rule: Rule::ChowAverage,
         learn: None,
         probability: None,
+        router: None,
         fit: Vec::new(),
         per_task: false,
         sign: None,

@@ -244,6 +244,7 @@ fn calibrated(bundle: &Bundle, recipe: &Recipe, threshold: f64, sample_size: usi
     Ok(CalibratedPolicy {
         model_digest: *bundle.model_digest(),
         policy: Policy::new(RULE, threshold),
+        router: None,
         calibration: Calibration {
             method: "deferral-rate".into(),
             target: recipe.deferral_rate,

@@ -29,7 +29,7 @@ fn the_better_is_found_better_and_equals_are_not_told_apart() {
     let score = |query: usize| -(hard(query) as f64);
     let old = table("v1", |query| hard(query) < 50, score);
     let new = table("v2", |query| hard(query) < 70, score);
-    let side = |name, table, small| Side { name, table, small, threshold: None };
+    let side = |name, table, small| Side { name, table, small, threshold: None, kept: None };
     let contrast = Contrast::of(&side("old", &old, "v1"), &side("new", &new, "v2"), &options()).unwrap();
     let quality = contrast.numbers["small_quality"];
     let estimate = quality.difference.unwrap().estimate;
@@ -63,7 +63,7 @@ fn the_better_is_found_better_and_equals_are_not_told_apart() {
 fn hands_change_at_each_side_s_own_threshold() {
     let score = |query: usize| -(hard(query) as f64);
     let both = table("v", |query| hard(query) < 50, score);
-    let side = |threshold| Side { name: "x", table: &both, small: "v", threshold: Some(threshold) };
+    let side = |threshold| Side { name: "x", table: &both, small: "v", threshold: Some(threshold), kept: None };
     let contrast = Contrast::of(&side(-40.0), &side(-60.0), &options()).unwrap();
     let between = |query: &usize| (41..=60).contains(&hard(*query));
     let moved: usize = contrast.counts.values().sum();
@@ -88,7 +88,7 @@ fn small_models_alone_need_no_large_one_and_no_costs() {
         old.push(row(query % 2 == 0)).unwrap();
         new.push(row(query % 2 == 0 || query % 5 == 0)).unwrap();
     }
-    let side = |table| Side { name: "x", table, small: "m", threshold: None };
+    let side = |table| Side { name: "x", table, small: "m", threshold: None, kept: None };
     let alone = Options { large: None, ..options() };
     let contrast = Contrast::of(&side(&old), &side(&new), &alone).unwrap();
     assert_eq!(contrast.counts, BTreeMap::from([("answered: better".to_owned(), 5)]));
@@ -104,7 +104,7 @@ fn sides_about_other_queries_are_refused_by_name() {
     for row in whole.rows().filter(|row| row.query() != "q007") {
         part.push(row.to_outcome()).unwrap();
     }
-    let side = |name, table| Side { name, table, small: "v", threshold: None };
+    let side = |name, table| Side { name, table, small: "v", threshold: None, kept: None };
     for (first, second) in [("whole", "part"), ("part", "whole")] {
         let of = |name: &'static str| side(name, if name == "part" { &part } else { &whole });
         let error = Contrast::of(&of(first), &of(second), &options()).unwrap_err();

@@ -76,7 +76,24 @@ fn the_json_has_the_names_that_others_read() {
     }
     assert_eq!(json["intervals"]["audc"].as_array().unwrap().len(), 2);
     assert_eq!(json["certificates"][0]["guarantee"]["certificate"]["method"], "empirical");
-    assert_eq!(serde_json::from_value::<Evaluation>(json).unwrap(), evaluation);
+    assert_eq!(serde_json::from_value::<Evaluation>(json.clone()).unwrap(), evaluation);
+
+    // Every name is in the document, and none that there is not.
+    let document = include_str!("../../EVALUATION.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let mut documented: Vec<&str> = rows.flat_map(|names| names.trim_end_matches('`').split("`, `")).collect();
+    documented.sort_unstable();
+    let mut written: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    written.sort_unstable();
+    assert_eq!(written, documented);
+    for object in ["intervals", "bootstrap"] {
+        for name in json[object].as_object().unwrap().keys() {
+            assert!(document.contains(name), "{object}: {name}");
+        }
+    }
+    for name in json["confidence"]["small"].as_object().unwrap().keys() {
+        assert!(document.contains(name), "{name}");
+    }
 }
 
 #[test]

@@ -2,12 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use margay_policy::{MAX_ROUTER_BITS, PromptFeatures, Threshold};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
-
-use margay_policy::{MAX_ROUTER_BITS, PromptFeatures};
 
 use super::logistic::{self, Linear, Row};
 use crate::error::{Error, ErrorKind, Result};
+use crate::threshold;
+
+/// Bits of a feature's number in a router that goes into a bundle: 64 KiB of weights, and less than half of the bytes that a
+/// policy's file may have.
+pub const ROUTER_BITS: u32 = 14;
+
+/// Share of the prompts that a router's threshold is chosen on, and that it does not learn from: it scores those it has seen too
+/// well.
+const CHOOSING: f64 = 0.25;
 
 /// Logistic regression on the [`PromptFeatures`] of a prompt, hashed words and pairs of words; its score is the log-odds that
 /// the small model will be right, so higher means keep.
@@ -81,5 +91,64 @@ impl DeployedRouter {
     pub fn router(&self) -> Result<margay_policy::Router<'_>> {
         margay_policy::Router::new(self.intercept, &self.weights)
             .map_err(|fault| Error::new(ErrorKind::Invalid, fault.to_string()))
+    }
+
+    /// Log-odds of a prompt without any feature.
+    #[must_use]
+    pub fn intercept(&self) -> f32 {
+        self.intercept
+    }
+
+    /// One for each number of a feature.
+    #[must_use]
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+}
+
+/// A router with the threshold under which it sends a prompt to the large model before the small one begins.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// What scores a prompt.
+    pub router: DeployedRouter,
+    /// The small model answers if score >= threshold.
+    pub threshold: Threshold,
+    /// Share of prompts sent away, of those that the threshold was chosen on.
+    pub deferral_rate: f64,
+    /// How many these were.
+    pub sample_size: usize,
+}
+
+impl Route {
+    /// Fits a router that sends about a `share` of prompts away, those on which the small model is least likely to be right. A
+    /// quarter of the prompts, drawn by a fixed seed, chooses the threshold and is not learned from.
+    ///
+    /// # Errors
+    /// As [`Router::fit`]; [`ErrorKind::Invalid`] for a share outside [0, 1], or no prompt that could choose.
+    pub fn fit(prompts: &[&str], right: &[bool], penalty: f64, share: f64) -> Result<Self> {
+        let mut random = StdRng::seed_from_u64(0);
+        let asked = prompts.iter().copied().zip(right.iter().copied());
+        let (choosing, learning): (Vec<_>, Vec<_>) = asked.partition(|_| random.random_bool(CHOOSING));
+        let (learning, right): (Vec<&str>, Vec<bool>) = learning.into_iter().unzip();
+        let router = Router::fit(&learning, &right, ROUTER_BITS, penalty)?.to_policy();
+        let scores: Vec<f64> = {
+            let scoring = router.router()?;
+            choosing.iter().filter_map(|(prompt, _)| Some(f64::from(scoring.score(prompt)?.value()))).collect()
+        };
+        let choice = threshold::for_deferral_rate(&scores, share)?;
+        // One of the scores, which are 32-bit, or infinite.
+        let threshold = Threshold::new(choice.threshold as f32)
+            .map_err(|fault| Error::new(ErrorKind::Invalid, fault.to_string()))?;
+        Ok(Self { router, threshold, deferral_rate: choice.deferral_rate, sample_size: scores.len() })
+    }
+
+    /// Whether each of these prompts is sent away, as the runtime decides it.
+    ///
+    /// # Errors
+    /// As [`DeployedRouter::router`].
+    pub fn sends_away<'p>(&self, prompts: impl IntoIterator<Item = &'p str>) -> Result<Vec<bool>> {
+        let router = self.router.router()?;
+        let sent = |prompt| router.score(prompt).is_some_and(|score| !self.threshold.keeps(score));
+        Ok(prompts.into_iter().map(sent).collect())
     }
 }

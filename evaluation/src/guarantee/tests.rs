@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use statrs::distribution::{Binomial, DiscreteCDF as _};
+
 use super::*;
 use crate::pairing::Pair;
 
@@ -28,10 +30,45 @@ fn threshold_of(guarantee: &Guarantee) -> f64 {
     guarantee.certified().map_or(f64::INFINITY, |certified| certified.threshold)
 }
 
-/// The end, above which there are too many violations: three and a half standard deviations over the expected number.
+/// The ends of the exact binomial interval: of `draws` draws that each break a promise with chance `error`, fewer or more do so
+/// once in a thousand times.
+fn interval(draws: usize, error: f64) -> (f64, f64) {
+    let violations = Binomial::new(error, draws as u64).unwrap();
+    (violations.inverse_cdf(0.0005) as f64, violations.inverse_cdf(0.9995) as f64)
+}
+
+/// Most violations that a promise at these errors explains.
 fn most(error: f64) -> f64 {
-    let expected = DRAWS as f64 * error;
-    expected + 3.5 * (expected * (1.0 - error)).sqrt()
+    interval(DRAWS, error).1
+}
+
+/// Errors of the levels 0.9 and 0.95.
+const ERRORS: [f64; 2] = [0.1, 0.05];
+
+/// Of [`DRAWS`] calibration sets, how many have a certified threshold at each of [`ERRORS`], and how many of these thresholds
+/// have a risk above the bound. `sequence` is tested in its order, or all scores from the top where there is none.
+fn violations(
+    seed: u64,
+    (control, queries): (RiskControl, usize),
+    sequence: Option<&[f64]>,
+    weight: f64,
+    risk: impl Fn(f64) -> f64,
+) -> ([f64; 2], [f64; 2]) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let (mut violations, mut certified) = ([0.0; 2], [0.0; 2]);
+    for _ in 0..DRAWS {
+        let losses = losses(&draw(&mut random, queries), |loss| weight * loss);
+        let monotone = sequence.is_none();
+        let sequence = sequence.map_or_else(|| losses.distinct(), <[f64]>::to_vec);
+        let test = Test { control, losses, sequence, monotone, joint: 1 };
+        for (at, error) in ERRORS.into_iter().enumerate() {
+            if let Some(chosen) = test.walk(error).guarantee.certified() {
+                certified[at] += 1.0;
+                violations[at] += f64::from(u8::from(risk(chosen.threshold) > control.at_most));
+            }
+        }
+    }
+    (violations, certified)
 }
 
 fn pairing(drawn: &[(f64, f64)]) -> Pairing {
@@ -51,55 +88,46 @@ fn pairing(drawn: &[(f64, f64)]) -> Pairing {
 #[test]
 fn a_risk_over_all_is_violated_as_rarely_as_promised_and_no_less() {
     let control = RiskControl { risk: Risk::WorseOverAll, at_most: 0.05, level: 0.9 };
-    let mut random = StdRng::seed_from_u64(1);
-    let mut violations = 0.0;
-    for _ in 0..DRAWS {
-        let losses = losses(&draw(&mut random, 150), |loss| loss);
-        let sequence = losses.distinct();
-        let walk = Test { control, losses, sequence, monotone: true, joint: 1 }.walk(0.1);
-        let threshold = threshold_of(&walk.guarantee).min(1.0);
-        violations += f64::from(u8::from((1.0 - threshold).powi(3) / 6.0 > 0.05));
+    let (violations, _) = violations(1, (control, 150), None, 1.0, |threshold| (1.0 - threshold).powi(3) / 6.0);
+    for (violations, error) in violations.into_iter().zip(ERRORS) {
+        // Whole numbers of losses do not meet the error exactly: the largest p-value under it is what the test spends.
+        let p_values = (0..150).map(|lost| p_value::binomial(150, lost, 0.05));
+        let spent = p_values.take_while(|p| *p <= error).last().unwrap();
+        assert!(violations <= most(spent), "{violations} of {DRAWS} where {spent} are spent");
+        assert!(violations >= 0.8 * spent * DRAWS as f64, "{violations}: the test is blunter than it need be");
     }
-    assert!(violations <= most(0.1), "{violations} of {DRAWS}");
-    // Whole numbers of losses do not meet 0.1 exactly: the largest p-value under it is what the test spends.
-    let spent = (0..150).map(|lost| p_value::binomial(150, lost, 0.05)).take_while(|p| *p <= 0.1).last().unwrap();
-    assert!(violations >= 0.8 * spent * DRAWS as f64, "{violations}: the test is blunter than it need be");
+}
+
+/// From the safest threshold down, across the one whose risk is the bound.
+fn descending() -> Vec<f64> {
+    (0..12).map(|step| 0.7 - 0.05 * f64::from(step)).collect()
 }
 
 #[test]
 fn a_risk_among_kept_is_violated_as_rarely_as_promised() {
     let control = RiskControl { risk: Risk::WorseAmongKept, at_most: 0.05, level: 0.9 };
-    let sequence: Vec<f64> = (0..12).map(|step| 0.7 - 0.05 * f64::from(step)).collect();
-    let mut random = StdRng::seed_from_u64(2);
-    let (mut violations, mut certified) = (0.0, 0);
-    for _ in 0..DRAWS {
-        let losses = losses(&draw(&mut random, 800), |loss| loss);
-        let walk = Test { control, losses, sequence: sequence.clone(), monotone: false, joint: 1 }.walk(0.1);
-        let threshold = threshold_of(&walk.guarantee).min(1.0);
-        violations += f64::from(u8::from((1.0 - threshold).powi(2) / 6.0 > 0.05));
-        certified += usize::from(walk.guarantee.certified().is_some());
+    let risk = |threshold: f64| (1.0 - threshold).powi(2) / 6.0;
+    let (violations, certified) = violations(2, (control, 800), Some(&descending()), 1.0, risk);
+    for at in 0..2 {
+        assert!(violations[at] <= most(ERRORS[at]), "{} of {DRAWS}", violations[at]);
+        assert!(violations[at] > 0.2 * ERRORS[at] * DRAWS as f64, "{}: the sequence crosses the bound", violations[at]);
+        assert!(certified[at] > 0.8 * DRAWS as f64, "{} certified", certified[at]);
     }
-    assert!(violations <= most(0.1), "{violations} of {DRAWS}");
-    assert!(violations > 0.02 * DRAWS as f64, "{violations}: the sequence crosses the bound, so it must happen");
-    assert!(certified > DRAWS * 9 / 10, "{certified} certified");
 }
 
 #[test]
-fn a_graded_risk_is_violated_no_more_than_promised() {
-    // Half of each loss: the risk over all is (1 - t)^3 / 12.
-    let control = RiskControl { risk: Risk::ShortfallOverAll, at_most: 0.05, level: 0.9 };
-    let mut random = StdRng::seed_from_u64(3);
-    let (mut violations, mut certified) = (0.0, 0);
-    for _ in 0..DRAWS {
-        let losses = losses(&draw(&mut random, 200), |loss| loss / 2.0);
-        let sequence = losses.distinct();
-        let walk = Test { control, losses, sequence, monotone: true, joint: 1 }.walk(0.1);
-        let threshold = threshold_of(&walk.guarantee).min(1.0);
-        violations += f64::from(u8::from((1.0 - threshold).powi(3) / 12.0 > 0.05));
-        certified += usize::from(walk.guarantee.certified().is_some());
+fn graded_risks_are_violated_no_more_than_promised() {
+    // Half of each loss: the risk over all is (1 - t)^3 / 12, among kept (1 - t)^2 / 12.
+    let over_all = RiskControl { risk: Risk::ShortfallOverAll, at_most: 0.05, level: 0.9 };
+    let (over, certified) = violations(3, (over_all, 200), None, 0.5, |threshold| (1.0 - threshold).powi(3) / 12.0);
+    assert_eq!(certified, [DRAWS as f64; 2]);
+    let among_kept = RiskControl { risk: Risk::ShortfallAmongKept, at_most: 0.04, level: 0.9 };
+    let risk = |threshold: f64| (1.0 - threshold).powi(2) / 12.0;
+    let (among, certified) = violations(8, (among_kept, 800), Some(&descending()), 0.5, risk);
+    assert!(certified[1] > 0.5 * DRAWS as f64, "{certified:?}");
+    for (at, error) in ERRORS.into_iter().enumerate() {
+        assert!(over[at] <= most(error) && among[at] <= most(error), "{over:?}, {among:?} of {DRAWS}");
     }
-    assert!(violations <= most(0.1), "{violations} of {DRAWS}");
-    assert_eq!(certified, DRAWS);
 }
 
 #[test]
@@ -112,8 +140,8 @@ fn a_deferral_rate_is_violated_as_rarely_as_promised_and_no_less() {
         violations += f64::from(u8::from(threshold_of(&guarantee) > 0.3));
     }
     let spent = (0..100).map(|below| p_value::binomial(100, below, 0.3)).take_while(|p| *p <= 0.1).last().unwrap();
-    let (expected, deviation) = (draws as f64 * spent, (draws as f64 * spent * (1.0 - spent)).sqrt());
-    assert!((violations - expected).abs() <= 3.5 * deviation, "{violations} where {expected} are expected");
+    let (least, most) = interval(draws, spent);
+    assert!((least..=most).contains(&violations), "{violations}, not {least} to {most}");
 }
 
 #[test]
@@ -153,7 +181,7 @@ fn thresholds_of_several_tasks_hold_together() {
         lower += usize::from(thresholds[1] != thresholds[0]);
         assert_eq!(chosen[1]["a"].certified().map_or(3, |certified| certified.certificate.joint), 3);
     }
-    let most = draws as f64 * 0.1 + 3.5 * (draws as f64 * 0.09).sqrt();
+    let (_, most) = interval(draws, 0.1);
     assert!(violated.iter().all(|violated| *violated <= most), "{violated:?} of {draws}");
     assert!(lower > draws / 2, "the task that is never worse hands its share on: {lower}");
 }

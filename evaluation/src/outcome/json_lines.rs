@@ -53,7 +53,9 @@ impl<R: BufRead> RowSource for JsonLinesReader<R> {
                 break;
             }
         }
-        let Fields(fields) = serde_json::from_slice(&self.bytes)
+        // What some editors begin a file with, and the reader of CSV passes over too.
+        let object = self.bytes.strip_prefix(b"\xef\xbb\xbf").filter(|_| self.line == 1).unwrap_or(&self.bytes);
+        let Fields(fields) = serde_json::from_slice(object)
             .map_err(|source| Error::new(ErrorKind::Value, "is not a JSON object").with_source(source))?;
         columns::check(fields.iter().map(|(name, _)| name.as_str()))?;
         *outcome = Outcome::new("", "", f64::NAN);

@@ -119,7 +119,9 @@ fn csv_error(error: csv::Error) -> Error {
             let message = format!("has {len} fields where the header has {expected_len}");
             Error::new(ErrorKind::Value, message)
         }
-        csv::ErrorKind::Utf8 { .. } => Error::new(ErrorKind::Value, "is not UTF-8").with_source(error),
+        csv::ErrorKind::Utf8 { .. } => {
+            Error::new(ErrorKind::Value, "is not UTF-8, as a table has to be").with_source(error)
+        }
         _ => Error::new(ErrorKind::Value, "is not CSV").with_source(error),
     }
 }

@@ -103,6 +103,32 @@ fn a_ragged_row_and_bytes_that_are_no_text_are_refused() {
 }
 
 #[test]
+fn what_spreadsheets_and_editors_do_to_a_file_changes_nothing() {
+    let plain = Table::from_csv(&b"query,model,quality\n\"a\nb\",small,1\nc,small,0\n"[..]).unwrap();
+    assert_eq!(plain.rows().next().unwrap().query(), "a\nb");
+    let table = |csv: &str| Table::from_csv(csv.as_bytes()).unwrap();
+    assert_eq!(table("\u{feff}query,model,quality\r\n\"a\nb\",small,1\r\nc,small,0"), plain);
+    assert_eq!(table("query,model,quality\n\n\"a\nb\",small,1\n\n\nc,small,0\n\n"), plain, "blank lines");
+    let lines = "\u{feff}{\"query\":\"a\\nb\",\"model\":\"small\",\"quality\":1}\r\n\r\n{\"query\":\"c\",\"model\":\"small\",\"quality\":0}";
+    assert_eq!(Table::from_json_lines(lines.as_bytes()).unwrap(), plain);
+    // A field of two lines is in one row, as a spreadsheet counts.
+    let error = error_of("query,model,quality\r\n\"a\r\nb\",small,1\r\nc,small,2\r\n");
+    assert_eq!((error.row(), error.column()), (Some(3), Some("quality")));
+    // But what is no table is none.
+    let utf_16: Vec<u8> = "\u{feff}query,model,quality\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let error = Table::from_csv(&utf_16[..]).unwrap_err();
+    assert_eq!((error.kind(), error.row()), (ErrorKind::Value, Some(1)), "{error}");
+    assert!(error.to_string().contains("not UTF-8"), "{error}");
+    assert_eq!(error_of("").column(), Some("query"));
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.csv", "a.jsonl"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        let error = Table::read(&folder.path().join(name)).unwrap_err();
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Io, Some(&*folder.path().join(name))), "{error}");
+    }
+}
+
+#[test]
 fn size_caps_hold() {
     let error = error_of(&format!("query,model,quality\n{},small,1\n", "q".repeat(MAX_FIELD_BYTES + 1)));
     assert_eq!((error.kind(), error.row(), error.column()), (ErrorKind::TooLarge, Some(2), Some("query")));

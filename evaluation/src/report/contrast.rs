@@ -8,7 +8,8 @@ use super::exhibit::{self, Exhibit};
 use super::markup::escape;
 use super::page;
 use super::plot::{Axis, Line, Paint, Plot};
-use crate::contrast::{Contrast, Paired};
+use crate::bootstrap::Interval;
+use crate::contrast::{Contrast, Finding, Paired};
 use crate::error::Result;
 
 /// What a page shows.
@@ -43,7 +44,7 @@ impl ContrastReport<'_> {
         let contrast = self.contrast;
         let [first, second] = &contrast.sides;
         let behind = contrast.large.as_ref().map(|large| format!(", {large} behind both")).unwrap_or_default();
-        let lead = format!("{} queries, {} against {}{behind}.", contrast.queries, second.name, first.name);
+        let lead = format!("{} queries: first {}, second {}{behind}.", contrast.queries, first.name, second.name);
         let cards: String = exhibits.iter().map(Exhibit::html).collect();
         let body = [
             page::section("short", "In short", &self.words()),
@@ -54,15 +55,27 @@ impl ContrastReport<'_> {
     }
 
     fn words(&self) -> String {
-        let mut items: Vec<String> = self.contrast.sentences().iter().map(|sentence| escape(sentence)).collect();
+        let finding = |finding: Finding| {
+            let Finding { what, first, second, difference, verdict } = finding;
+            let Interval { low, high } = difference.interval;
+            format!(
+                "<b>{what}</b>: {}. {first:.4} against {second:.4}, a difference of {:+.4} <small>({low:+.4} to {high:+.4})</small>",
+                escape(&verdict),
+                difference.estimate
+            )
+        };
+        let mut items: Vec<String> = self.contrast.findings().into_iter().map(finding).collect();
         let moved: usize = self.contrast.counts.values().sum();
+        let of = |end: &str| -> usize {
+            self.contrast.counts.iter().filter(|(kind, _)| kind.ends_with(end)).map(|(_, count)| count).sum()
+        };
         items.push(match moved {
             0 => "No query changed hands, and no answer became better or worse.".to_owned(),
-            moved => {
-                let kinds: Vec<String> =
-                    self.contrast.counts.iter().map(|(kind, count)| format!("{count} {}", escape(kind))).collect();
-                format!("{moved} queries changed hands or got a better or worse answer: {}.", kinds.join("; "))
-            }
+            moved => format!(
+                "<b>{moved} queries</b> changed hands or got another answer: {} got a better one, {} a worse one.",
+                of(": better"),
+                of(": worse")
+            ),
         });
         let items: String = items.iter().map(|item| format!("<li>{item}</li>\n")).collect();
         format!("<ul>\n{items}</ul>\n")
@@ -71,7 +84,7 @@ impl ContrastReport<'_> {
     fn method(&self) -> String {
         let bootstrap = &self.contrast.bootstrap;
         let thresholds: Vec<String> =
-            self.contrast.sides.iter().map(|s| format!("{} of {}", s.threshold, s.name)).collect();
+            self.contrast.sides.iter().map(|s| format!("{:.6} of {}", s.threshold, s.name)).collect();
         let cost = match self.contrast.large {
             Some(_) => format!(" A cost is {}.", escape(&self.contrast.cost_in_words)),
             None => String::new(),
@@ -206,12 +219,13 @@ impl ContrastReport<'_> {
                 json!(second.quality),
             ]
         });
-        Exhibit::table(
+        let columns = vec!["what", "query", "task", "first_score", "first_quality", "second_score", "second_quality"];
+        Exhibit::folded(
             "changed-queries",
             "Queries that changed",
             "Some of each kind, those whose answer gained or lost most first.",
-            vec!["what", "query", "task", "first_score", "first_quality", "second_score", "second_quality"],
-            rows.collect(),
+            (columns, rows.collect()),
+            self.contrast.counts.iter().map(|(kind, count)| (kind.as_str(), *count)),
         )
     }
 }

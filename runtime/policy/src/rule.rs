@@ -53,6 +53,10 @@ pub enum Rule {
     },
     /// Log-odds that the answer is right, learned by a network with one small hidden layer.
     Mlp(Mlp),
+    /// The log-odds that a [`Router`](crate::Router) gives the prompt alone. It is what decided where nothing was generated,
+    /// and no rule of a policy: no answer has a score by it, and no form of a policy holds it.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    Router,
 }
 
 /// What a rule says about an answer: finite, higher means keep. In nats for a rule that is one feature, log-odds, a
@@ -141,7 +145,9 @@ impl Rule {
             Self::Quantile(level) => Feature::Quantile(*level),
             Self::MeanEntropy => Feature::MeanEntropy,
             Self::MeanMargin => Feature::MeanMargin,
-            Self::Linear(_) | Self::Calibrated { .. } | Self::Benefit { .. } | Self::Mlp(_) => return None,
+            Self::Linear(_) | Self::Calibrated { .. } | Self::Benefit { .. } | Self::Mlp(_) | Self::Router => {
+                return None;
+            }
         })
     }
 }
@@ -217,6 +223,7 @@ impl fmt::Display for Rule {
             Self::Calibrated { .. } => f.pad("calibrated"),
             Self::Benefit { .. } => f.pad("benefit"),
             Self::Mlp(_) => f.pad("mlp"),
+            Self::Router => f.pad("router"),
             of_one => of_one.feature().map_or(Ok(()), |feature| feature.fmt(f)),
         }
     }

@@ -26,6 +26,8 @@ pub enum Reason {
     LowConfidence,
     /// Generation was stopped because the score could no longer reach the threshold.
     EarlyLowConfidence,
+    /// A router sent the query on by its prompt alone: the small model was not asked.
+    Routed,
     /// The small model wrote nothing.
     NoTokens,
     /// A token's signals were not those of a distribution (NaN, infinite, wrong sign): the small model is broken.
@@ -88,6 +90,7 @@ impl Reason {
         match self {
             Self::LowConfidence => "low-confidence",
             Self::EarlyLowConfidence => "early-low-confidence",
+            Self::Routed => "routed",
             Self::NoTokens => "no-tokens",
             Self::Unscorable => "unscorable",
             Self::Offline => "offline",

@@ -87,8 +87,8 @@ fn malformed_policies_are_refused_by_name() {
 #[test]
 fn reasons_are_the_same_words_in_json_and_in_logs() {
     use Reason::*;
-    for reason in [LowConfidence, EarlyLowConfidence, NoTokens, Unscorable, Offline, BreakerOpen, OverBudget, LocalOnly]
-    {
+    let of_answers = [LowConfidence, EarlyLowConfidence, Routed, NoTokens, Unscorable];
+    for reason in of_answers.into_iter().chain([Offline, BreakerOpen, OverBudget, LocalOnly]) {
         assert_eq!(serde_json::to_string(&reason).unwrap(), format!("\"{reason}\""));
     }
     assert_eq!(serde_json::to_string(&Verdict::Defer(Offline)).unwrap(), r#"{"defer":"offline"}"#);

@@ -6,6 +6,7 @@ use margay_policy::Threshold;
 use serde::{Deserialize, Serialize};
 
 use super::digest::ModelDigest;
+use super::router::CalibratedRouter;
 use super::{MAX_POLICY_BYTES, POLICY_FILE, malformed, parse, read_capped};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -20,6 +21,9 @@ pub struct CalibratedPolicy {
     pub model_digest: ModelDigest,
     /// Rule and thresholds.
     pub policy: margay_policy::Policy,
+    /// What looks at the prompt before the device begins, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<CalibratedRouter>,
     /// Where the thresholds come from.
     pub calibration: Calibration,
     /// What is promised about each threshold; at most one for each task and one for the default.
@@ -154,7 +158,7 @@ impl CalibratedPolicy {
             sample_size: 0,
             guarantee: "none".into(),
         };
-        Self { model_digest, policy, calibration, certificates: Vec::new() }
+        Self { model_digest, policy, router: None, calibration, certificates: Vec::new() }
     }
 
     /// Fails unless policy and certificates belong to the model with digest `model`, and each certificate to a threshold

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::device::library::Locate;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,6 +16,7 @@ mod check;
 pub mod digest;
 mod folder;
 pub mod manifest;
+mod router;
 pub mod signature;
 mod unique;
 
@@ -23,6 +25,7 @@ use check::malformed;
 use digest::ModelDigest;
 use folder::{read_capped, unreadable};
 use manifest::{FileEntry, Manifest};
+pub use router::CalibratedRouter;
 pub use signature::PublicKey;
 use signature::{MAX_SIGNATURE_BYTES, SIGNATURE_FILE, Signatures};
 
@@ -67,9 +70,9 @@ pub struct Bundle {
     manifest: Manifest,
     digest: ModelDigest,
     signers: Vec<PublicKey>,
-    policy: Option<CalibratedPolicy>,
+    policy: Option<Arc<CalibratedPolicy>>,
     /// Policies of variants by the variant's name.
-    variant_policies: BTreeMap<String, CalibratedPolicy>,
+    variant_policies: BTreeMap<String, Arc<CalibratedPolicy>>,
 }
 
 /// Who must vouch for a bundle, and where an archive is extracted.
@@ -141,7 +144,7 @@ impl Bundle {
         let policy_of = |folder: &str, digest: &ModelDigest| {
             let path = format!("{folder}{POLICY_FILE}");
             let listed = manifest.files.iter().any(|entry| entry.path == path);
-            listed.then(|| CalibratedPolicy::open(&root.join(path), digest)).transpose()
+            listed.then(|| CalibratedPolicy::open(&root.join(path), digest).map(Arc::new)).transpose()
         };
         let policy = policy_of("", &digest)?;
         let mut variant_policies = BTreeMap::new();
@@ -189,7 +192,13 @@ impl Bundle {
     /// The calibrated policy, if the bundle has one; it belongs to this very model.
     #[must_use]
     pub fn policy(&self) -> Option<&CalibratedPolicy> {
-        self.policy.as_ref()
+        self.policy.as_deref()
+    }
+
+    /// The same, to be kept.
+    #[cfg(feature = "cloud")]
+    pub(crate) fn shared_policy(&self) -> Option<Arc<CalibratedPolicy>> {
+        self.policy.clone()
     }
 
     /// The folder.

@@ -9,6 +9,7 @@ use margay_policy::guard::CircuitBreaker;
 
 use super::blocking::Blocking;
 use super::device::Device;
+use super::model::{Model, Models};
 use super::query::Parts;
 use super::queue::Queue;
 use super::{Cascade, OnCloudFailure};
@@ -16,6 +17,7 @@ use crate::bundle::CalibratedPolicy;
 use crate::cloud::{Clock, Connectivity, LargeModel, SystemClock};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::slots::Slots;
 use crate::telemetry::DeferralRate;
 
 /// Failed queries in a row after which the large model is left alone.
@@ -28,6 +30,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 pub struct CascadeBuilder {
     engine: Option<Arc<Engine>>,
     policy: Option<CalibratedPolicy>,
+    slots: Option<Arc<Slots>>,
     cloud: Option<Box<dyn LargeModel>>,
     queue: Queue,
     on_cloud_failure: OnCloudFailure,
@@ -46,10 +49,20 @@ impl CascadeBuilder {
         self
     }
 
-    /// When the small model's answer stands: the bundle's own policy, or another calibrated on the same model.
+    /// When the small model's answer stands, and what it is not asked at all, if the policy has a router: the bundle's own
+    /// policy, or another calibrated on the same model.
     #[must_use]
     pub fn policy(mut self, policy: CalibratedPolicy) -> Self {
         self.policy = Some(policy);
+        self
+    }
+
+    /// In the place of engine and policy: whatever serves in `slots`, with its bundle's own policy. A query keeps the model
+    /// that served when it began, the next one takes what serves then; while nothing serves, or without a policy, a query
+    /// fails with [`ErrorKind::InvalidRequest`].
+    #[must_use]
+    pub fn slots(mut self, slots: Arc<Slots>) -> Self {
+        self.slots = Some(slots);
         self
     }
 
@@ -110,17 +123,27 @@ impl CascadeBuilder {
     }
 
     /// # Errors
-    /// [`ErrorKind::InvalidRequest`] if engine, policy or cloud is missing; [`ErrorKind::Digest`] if the policy was
-    /// calibrated on another model than the engine's.
+    /// [`ErrorKind::InvalidRequest`] if engine, policy or cloud is missing, or engine or policy is there beside slots;
+    /// [`ErrorKind::Digest`] if the policy was calibrated on another model than the engine's.
     pub fn build(self) -> Result<Cascade> {
         let missing = |what| move || Error::new(ErrorKind::InvalidRequest, format!("the cascade has no {what}"));
-        let engine = self.engine.ok_or_else(missing("engine"))?;
-        let policy = self.policy.ok_or_else(missing("policy"))?;
         let cloud = self.cloud.ok_or_else(missing("cloud"))?;
-        policy.check(engine.model_digest())?;
+        let models = match (self.slots, self.engine, self.policy) {
+            (Some(slots), None, None) => Models::Slots(slots),
+            (Some(_), ..) => {
+                let message = "the cascade has slots, and an engine or a policy beside them";
+                return Err(Error::new(ErrorKind::InvalidRequest, message));
+            }
+            (None, engine, policy) => {
+                let engine = engine.ok_or_else(missing("engine"))?;
+                let policy = policy.ok_or_else(missing("policy"))?;
+                policy.check(engine.model_digest())?;
+                Models::One(Model { engine, policy: Arc::new(policy) })
+            }
+        };
         let pause = u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX);
         let parts = Parts {
-            device: Device { engine, policy: Arc::new(policy.policy), clock: Arc::clone(&self.clock) },
+            device: Device { models, clock: Arc::clone(&self.clock) },
             cloud,
             queue: self.queue,
             on_cloud_failure: self.on_cloud_failure,
@@ -139,6 +162,7 @@ impl Default for CascadeBuilder {
         Self {
             engine: None,
             policy: None,
+            slots: None,
             cloud: None,
             queue: Queue::default(),
             on_cloud_failure: OnCloudFailure::default(),
@@ -156,6 +180,7 @@ impl fmt::Debug for CascadeBuilder {
         f.debug_struct("CascadeBuilder")
             .field("engine", &self.engine)
             .field("policy", &self.policy)
+            .field("slots", &self.slots)
             .field("on_cloud_failure", &self.on_cloud_failure)
             .finish_non_exhaustive()
     }

@@ -1,22 +1,20 @@
 //! The device's half of a cascade: an engine and its policy, and no way out.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use margay_policy::{Aggregate, Decision, Policy, Reason, Rule, Verdict};
+use margay_policy::{Aggregate, Decision, Reason, Rule, Verdict};
 
+use super::model::{Model, Models};
 use super::outlet::Outlet;
 use crate::answer::{Answer, AnswerTimings, AnswerToken, Origin, Tokens, Usage};
-use crate::bundle::digest::ModelDigest;
 use crate::cloud::Clock;
-use crate::engine::{Engine, Finish, Generation};
-use crate::error::{Error, ErrorKind, Result};
+use crate::engine::{Finish, Generation};
+use crate::error::Result;
 use crate::request::{LocalOnly, Request};
 
 pub(super) struct Device {
-    pub(super) engine: Arc<Engine>,
-    pub(super) policy: Arc<Policy>,
+    pub(super) models: Models,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -35,21 +33,27 @@ pub(super) struct Draft {
     started: Instant,
     clock: Arc<dyn Clock>,
     rule: Rule,
-    model_digest: ModelDigest,
+    /// Whose it is, and who goes on with it.
+    model: Model,
 }
 
 impl Device {
-    /// Generates until the answer ends, or (to `stop_early`) is certain to be deferred. The text goes to `outlet` as it comes.
+    /// Generates until the answer ends, or (to `stop_early`) is certain to be deferred: what a router sends away is so before
+    /// the first token. The text goes to `outlet` as it comes.
     pub(super) async fn draft(
         &self,
         request: &Request,
         stop_early: bool,
         outlet: Option<&Arc<Outlet>>,
     ) -> Result<Draft> {
-        let started = self.clock.now();
-        let policy = stop_early.then(|| Arc::clone(&self.policy));
-        let generation = self.generate(request, policy, outlet).await?;
-        Ok(self.judged(request, generation, started))
+        let (started, model) = (self.clock.now(), self.models.now()?);
+        let routed = model.routed(request);
+        if let Some(decision) = routed.filter(|_| stop_early) {
+            request.check()?;
+            return Ok(self.not_begun(request, model, decision, started));
+        }
+        let generation = model.generate(request, stop_early, outlet).await?;
+        Ok(self.judged(request, model, routed, generation, started))
     }
 
     /// Generates the whole answer, sure or not, and judges it afterwards.
@@ -72,7 +76,7 @@ impl Device {
     ) -> Result<()> {
         if draft.stopped_early {
             let started = self.clock.now();
-            let mut generation = self.generate(request, None, outlet).await?;
+            let mut generation = draft.model.generate(request, false, outlet).await?;
             draft.usage.input += generation.prompt_tokens as u64;
             draft.usage.output += generation.token_ids.len() as u64;
             draft.took += self.clock.now() - started;
@@ -83,37 +87,38 @@ impl Device {
         Ok(())
     }
 
-    /// Generates off the asynchronous threads; stops if nobody waits for it any more.
-    async fn generate(
-        &self,
-        request: &Request,
-        policy: Option<Arc<Policy>>,
-        outlet: Option<&Arc<Outlet>>,
-    ) -> Result<Generation> {
-        let (engine, request, outlet) = (Arc::clone(&self.engine), request.clone(), outlet.cloned());
-        let abandoned = request.cancel.drop_guard();
-        let generating = tokio::task::spawn_blocking(move || {
-            let mut written = String::new();
-            engine.generate(&request, policy.as_deref(), &mut |token| {
-                if let Some(outlet) = &outlet {
-                    written.push_str(token.text);
-                    outlet.reach(&written, Origin::Local);
-                }
-                ControlFlow::Continue(())
-            })
-        });
-        let generation = generating.await;
-        abandoned.disarm();
-        generation.map_err(|error| Error::new(ErrorKind::Inference, "generation broke off").with_source(error))?
+    /// What a router keeps from beginning.
+    fn not_begun(&self, request: &Request, model: Model, decision: Decision, started: Instant) -> Draft {
+        Draft {
+            decision,
+            text: String::new(),
+            tokens: Vec::new(),
+            finish: Finish::EarlyDeferral,
+            stopped_early: true,
+            usage: Tokens::default(),
+            saved_tokens: request.max_tokens as u64,
+            took: self.clock.now() - started,
+            started,
+            clock: Arc::clone(&self.clock),
+            rule: Rule::Router,
+            model,
+        }
     }
 
-    fn judged(&self, request: &Request, mut generation: Generation, started: Instant) -> Draft {
-        let decision = generation.decision.unwrap_or_else(|| {
+    fn judged(
+        &self,
+        request: &Request,
+        model: Model,
+        routed: Option<Decision>,
+        mut generation: Generation,
+        started: Instant,
+    ) -> Draft {
+        let decision = routed.or(generation.decision).unwrap_or_else(|| {
             let mut seen = Aggregate::new();
             for signals in &generation.signals {
                 seen.observe(*signals);
             }
-            self.policy.decide(&seen, request.task.as_deref())
+            model.policy.policy.decide(&seen, request.task.as_deref())
         });
         let written = generation.token_ids.len();
         let stopped_early = generation.finish == Finish::EarlyDeferral && written < request.max_tokens;
@@ -127,8 +132,8 @@ impl Device {
             took: self.clock.now() - started,
             started,
             clock: Arc::clone(&self.clock),
-            rule: self.policy.rule(),
-            model_digest: *self.engine.model_digest(),
+            rule: if routed.is_some() { Rule::Router } else { model.policy.policy.rule() },
+            model,
             tokens: AnswerToken::of(generation),
         }
     }
@@ -136,7 +141,7 @@ impl Device {
 
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Device").field("engine", &self.engine).field("policy", &self.policy).finish_non_exhaustive()
+        f.debug_struct("Device").field("models", &self.models).finish_non_exhaustive()
     }
 }
 
@@ -162,7 +167,7 @@ impl Draft {
             saved_tokens: self.saved_tokens,
             timings: AnswerTimings { local: self.took, cloud: None, total: self.clock.now() - self.started },
             attempts: 0,
-            model_digest: self.model_digest,
+            model_digest: *self.model.engine.model_digest(),
         }
     }
 }

@@ -41,7 +41,8 @@ const STAGING_PREFIX: &str = ".stage-";
 /// ```
 ///
 /// A request asks [`Slots::serving`] once and keeps what it gets until it ends: those in flight finish on the model that
-/// they began with. While a swap tries the new model, both are in memory.
+/// they began with. A cascade that is built over slots does so for each query. While a swap tries the new model, both are in
+/// memory.
 pub struct Slots {
     root: PathBuf,
     options: SlotsOptions,

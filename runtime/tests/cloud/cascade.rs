@@ -20,17 +20,17 @@ use tokio::sync::Notify;
 use crate::common::{Expected, engine_of, fixtures};
 use crate::trace::Seen;
 
-static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| Arc::new(engine_of(&fixtures().join("toy"))));
+pub(crate) static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| Arc::new(engine_of(&fixtures().join("toy"))));
 pub(crate) static EXPECTED: LazyLock<Expected> = LazyLock::new(Expected::read);
 
 /// A cloud that does the same every time, and counts.
-struct Cloud {
+pub(crate) struct Cloud {
     outcome: Result<&'static str, ErrorKind>,
     asked: AtomicUsize,
 }
 
 impl Cloud {
-    fn new(outcome: Result<&'static str, ErrorKind>) -> Arc<Self> {
+    pub(crate) fn new(outcome: Result<&'static str, ErrorKind>) -> Arc<Self> {
         Arc::new(Self { outcome, asked: AtomicUsize::new(0) })
     }
 
@@ -78,7 +78,7 @@ pub(crate) fn request() -> Request {
     Request::messages(EXPECTED.messages.clone()).max_tokens(EXPECTED.greedy.len())
 }
 
-fn whole() -> Tokens {
+pub(crate) fn whole() -> Tokens {
     Tokens { input: EXPECTED.prompt.len() as u64, output: EXPECTED.greedy.len() as u64 }
 }
 

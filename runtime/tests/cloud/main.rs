@@ -18,6 +18,8 @@ mod models;
 #[cfg(feature = "stores")]
 mod outbox;
 mod privacy;
+mod router;
+mod slots;
 mod soak;
 mod stream;
 mod trace;

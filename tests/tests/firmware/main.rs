@@ -124,6 +124,7 @@ fn small_model(folder: &Path, questions: &[String]) -> BTreeMap<String, (String,
     let policy = CalibratedPolicy {
         model_digest: *bundle.model_digest(),
         policy: Policy::new(Rule::ChowAverage, threshold),
+        router: None,
         calibration: Calibration {
             method: "the median of these very answers".into(),
             target: 0.5,

@@ -16,7 +16,9 @@ impl ChainReport<'_> {
         Exhibit::table(
             "confidence",
             "Confidence",
-            "Measures of each model’s score on its own answers.",
+            "Each model’s score on its own answers. AUROC and the false positives at 95\u{a0}% true ones tell right from wrong; AURC, \
+             E-AURC and AUGRC are risks over coverage; ECE, MCE, Brier and NLL say whether the score means what it says. A high \
+             AUROC is good, and low others.",
             vec!["model", "auroc", "fpr95", "aurc", "e_aurc", "augrc", "ece_width", "ece_mass", "mce", "brier", "nll"],
             rows.collect(),
         )
@@ -94,22 +96,20 @@ impl ChainReport<'_> {
 
     pub(super) fn changes(&self) -> Option<Exhibit> {
         let changes = self.details.changes.as_ref()?;
-        let counts: Vec<String> = changes.counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
         let rows = changes.queries.iter().map(|change| {
             let qualities = [json!(change.small_quality), json!(change.large_quality)];
             let who = [json!(change.kind), json!(change.query), json!(change.task), json!(change.score)];
             who.into_iter().chain(qualities).collect()
         });
-        Some(Exhibit::table(
+        Some(Exhibit::folded(
             "changed-hands",
             "Queries that changed hands",
             &format!(
-                "Queries on which the models differ, at {}: {}. Those nearest to the threshold are shown.",
-                changes.threshold_in_words,
-                counts.join(", ")
+                "Queries on which the models differ, at {}; of each kind those nearest to the threshold.",
+                changes.threshold_in_words
             ),
-            vec!["what", "query", "task", "score", "small_quality", "large_quality"],
-            rows.collect(),
+            (vec!["what", "query", "task", "score", "small_quality", "large_quality"], rows.collect()),
+            changes.counts.iter().copied(),
         ))
     }
 }

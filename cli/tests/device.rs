@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use margay::device::library::Locate;
 use serde_json::Value;
 
 /// What `make_toy.py` says the toy computes.
@@ -32,6 +33,17 @@ fn margay(command: &str, arguments: &[&str], input: &str) -> Output {
 fn json(output: &Output) -> Value {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Microsoft's builds of ONNX Runtime report to their makers, from a database in the cache folder, unless they are told not to in
+/// time.
+#[test]
+fn onnx_runtime_reports_to_nobody() {
+    let (home, cache) = (tempfile::tempdir().unwrap(), Locate::from_environment().cache.unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_margay"));
+    command.arg("devices").env("HOME", home.path()).env("XDG_CACHE_HOME", home.path()).env("MARGAY_CACHE", cache);
+    assert!(command.output().unwrap().status.success());
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -160,7 +160,7 @@ pub fn export_as(
 
     let staged = Bundle::open(staging.path())?;
     let portable = DeviceOptions { portable: true, ..DeviceOptions::default() };
-    let mut engine = Engine::load(&staged, portable)?;
+    let mut engine = Engine::load(&staged, portable.clone())?;
     let sequences = golden::continued(&engine, &source.prompts)?;
     let ids = || sequences.iter().map(|sequence| sequence.ids.as_slice());
     let verification = compare(&engine, &model, ids(), &mut |compared| {
@@ -170,14 +170,25 @@ pub fn export_as(
         Ok(())
     })?;
     verification.require(format)?;
+    let mut apart = engine.report().canary_error;
+    drop(engine);
     if manifest.model.own_graph.is_some() {
         // Where this processor does not know the operators, this is the portable graph once more.
-        drop(engine);
         engine = Engine::load(&staged, DeviceOptions::default())?;
         compare(&engine, &model, ids(), &mut |_| Ok(()))?.require(format)?;
+        apart = apart.max(engine.report().canary_error);
+        drop(engine);
     }
-    engine.check_golden(&manifest.golden)?;
+    if !format.is_float() {
+        let stop = &source.conversation.stop_tokens;
+        manifest.canary = canary::measured(&manifest.canary, &model, stop, architecture, format, apart);
+    }
     drop(model);
+    staging.write_json(MANIFEST_FILE, &manifest)?;
+    let staged = Bundle::open(staging.path())?;
+    Engine::load(&staged, portable)?;
+    let engine = Engine::load(&staged, DeviceOptions::default())?;
+    engine.check_golden(&manifest.golden)?;
     let quantization = match format {
         WeightFormat::F32 => None,
         _ => Some(compare(&engine, &checkpoint.model(&Device::flex())?, ids(), &mut |_| Ok(()))?),

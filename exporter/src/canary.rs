@@ -7,7 +7,7 @@ use margay_trainer::{Architecture, CausalLm, argmax};
 use crate::quantize::WeightFormat;
 
 /// The canary of a model: the first prompt and its greedy continuation. On quantized weights devices round activations in
-/// their own ways: there it is the prompt whose first token is the least in doubt, and its continuation until one is.
+/// their own ways: there it is the prompt whose first token is the least in doubt, and any logits will do until [`measured`].
 pub(crate) fn of(
     model: &CausalLm,
     prompts: &[(Option<String>, Vec<u32>)],
@@ -17,13 +17,26 @@ pub(crate) fn of(
 ) -> Canary {
     let prompts = prompts.iter().map(|(_, ids)| ids.as_slice());
     let lead = |prompt: &[u32]| margin(&last_logits(model, prompt));
-    let floats = matches!(format, WeightFormat::F32 | WeightFormat::F16);
-    let prompt = match floats {
-        true => prompts.into_iter().next(),
-        false => prompts.map(|prompt| (lead(prompt), prompt)).max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, p)| p),
-    };
-    decode(model, prompt.unwrap_or_default(), stop, architecture, |logits| {
-        tolerance(format, logits.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs())))
+    if format.is_float() {
+        return decode(model, prompts.into_iter().next().unwrap_or_default(), stop, architecture, |_| TOLERANCE);
+    }
+    let leads = prompts.map(|prompt| (lead(prompt), prompt));
+    let (_, prompt) = leads.max_by(|(a, _), (b, _)| a.total_cmp(b)).unwrap_or_default();
+    decode(model, prompt, stop, architecture, |_| f32::MAX)
+}
+
+/// The same canary, now that its logits were found to be so far `apart` on this device: with what they may differ by on
+/// another, and continued until a token is in doubt.
+pub(crate) fn measured(
+    canary: &Canary,
+    model: &CausalLm,
+    stop: &[u32],
+    architecture: &Architecture,
+    format: WeightFormat,
+    apart: f32,
+) -> Canary {
+    decode(model, &canary.prompt, stop, architecture, |logits| {
+        tolerance(format, logits.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs())), apart)
     })
 }
 
@@ -73,12 +86,9 @@ pub(crate) fn margin(logits: &[f32]) -> f32 {
     first - second
 }
 
-/// What logits may differ by on another device, the largest of them being so large.
-pub(crate) fn tolerance(format: WeightFormat, largest: f32) -> f32 {
-    match format {
-        WeightFormat::F32 | WeightFormat::F16 => TOLERANCE,
-        WeightFormat::Int8 | WeightFormat::Int4 => TOLERANCE.max(QUANTIZED_TOLERANCE * largest),
-    }
+/// What logits may differ by on another device, the largest of them being so large, and so far `apart` on this one.
+pub(crate) fn tolerance(format: WeightFormat, largest: f32, apart: f32) -> f32 {
+    if format.is_float() { TOLERANCE } else { TOLERANCE.max(QUANTIZED_TOLERANCE * largest).max(ROOM * apart) }
 }
 
 /// Longest continuation: enough to pass through prefill and several decode steps.
@@ -92,6 +102,9 @@ const TOLERANCE: f32 = 0.05;
 
 /// The same where activations are rounded to 8 bits, in parts of the largest logit.
 const QUANTIZED_TOLERANCE: f32 = 0.05;
+
+/// Another device may round activations differently: by so many times what they are off here.
+const ROOM: f32 = 3.0;
 
 #[cfg(test)]
 mod tests {

@@ -52,8 +52,7 @@ pub(crate) fn vector(
         }
         positions.push(GoldenPosition { position, top });
     }
-    let floats = matches!(format, WeightFormat::F32 | WeightFormat::F16);
-    let tolerance = tolerance(format, largest).max(if floats { 0.0 } else { ROOM * apart });
+    let tolerance = tolerance(format, largest, apart);
     // Within twice the tolerance, a device that is right may prefer another token.
     let certain = continuation.iter().zip(&expected[ids.len() - 1..]);
     let certain = certain.take_while(|(id, logits)| argmax(logits) == **id && margin(logits) > 2.0 * tolerance).count();
@@ -80,9 +79,6 @@ const POSITIONS: usize = 3;
 
 /// Logits that are kept of a position.
 const TOP: usize = 8;
-
-/// Another device may round activations differently: by so many times what they are off here.
-const ROOM: f32 = 3.0;
 
 #[cfg(test)]
 mod tests {

@@ -34,6 +34,11 @@ pub enum WeightFormat {
 }
 
 impl WeightFormat {
+    /// Whether matrices stay floats.
+    pub(crate) fn is_float(self) -> bool {
+        self.scheme().is_none()
+    }
+
     /// The blocks of a matrix, unless it stays in floats.
     pub(crate) fn scheme(self) -> Option<Scheme> {
         match self {

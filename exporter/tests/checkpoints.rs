@@ -195,6 +195,48 @@ fn own_operators_compute_what_onnx_runtimes_do() {
     }
 }
 
+/// Weights on grids beside zero are multiplied with the sums of blocks too: nodes of the portable graph, which Margay's
+/// operators need not have.
+#[test]
+fn own_operators_sum_blocks_themselves() {
+    let (checkpoint, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for entry in fs::read_dir(folder("llama3")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, checkpoint.path().join(path.file_name().unwrap())).unwrap();
+    }
+    move_to_grids_beside_zero(&checkpoint.path().join("model.safetensors"));
+    Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap().initialise().unwrap();
+    let open = Checkpoint::open(checkpoint.path()).unwrap();
+    let bundle = export_as(&open, out.path(), &options("llama3"), WeightFormat::Int4, &mut |_| ()).unwrap().bundle;
+    let has_sums = |graph: &Path| String::from_utf8_lossy(&fs::read(graph).unwrap()).contains("with_block_sums");
+    assert!(has_sums(&bundle.root().join("model.onnx")));
+    assert!(!has_sums(&bundle.root().join("own.onnx")));
+
+    let load = |portable| Engine::load(&bundle, DeviceOptions { portable, ..DeviceOptions::default() }).unwrap();
+    let ids = golden("llama3").ids;
+    let difference = difference(&load(true).logits(&ids).unwrap(), &load(false).logits(&ids).unwrap());
+    assert!(difference < 0.05, "{difference}");
+}
+
+/// Moves every matrix of the layers to 16 steps from the least to the greatest number of each 32, as GGUF's Q4_1 has them.
+fn move_to_grids_beside_zero(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    let data = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..data]).unwrap();
+    for (_, tensor) in header.iter().filter(|(name, _)| name.ends_with("proj.weight")) {
+        let at = |index: usize| data + tensor["data_offsets"][index].as_u64().unwrap() as usize;
+        for block in bytes[at(0)..at(1)].as_chunks_mut::<4>().0.chunks_mut(32) {
+            let values: Vec<f32> = block.iter().map(|value| f32::from_le_bytes(*value)).collect();
+            let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+            let step = (values.iter().copied().fold(f32::NEG_INFINITY, f32::max) - least) / 15.0;
+            for (place, value) in block.iter_mut().zip(values) {
+                *place = (least + step * ((value - least) / step).round()).to_le_bytes();
+            }
+        }
+    }
+    fs::write(file, bytes).unwrap();
+}
+
 #[test]
 fn a_bundle_of_another_checkpoint_is_a_mismatch() {
     let out = tempfile::tempdir().unwrap();

@@ -71,7 +71,7 @@
 //! | `configuration` | the module `configuration`: `margay.toml`, and everything it describes; implies `stores` |
 //! | `testing` | the module `testing`: a cloud that misbehaves on purpose and a clock that stands still |
 //! | `fetch` | [`device::library`] can fetch ONNX Runtime with the Python package installer; for desktops and CI |
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // one exception, which says why, in `device::library`
 
 pub mod bundle;
 #[cfg(feature = "configuration")]

@@ -6,12 +6,12 @@
 #
 # CHECKPOINT: folder of SmolLM2-135M-Instruct as Hugging Face transformers lays it out. DATA: folder with
 # clinc150/, hwu64/ and snips/, each with train.jsonl, validation.jsonl and test.jsonl as trainer/DATA.md describes them.
-# STEPS, LARGE_STEPS, SMALL_LAYERS, SEEDS, ROWS, TRAIN_CAP and TEST_CAP make it shorter. Every part goes on where it was stopped.
+# STEPS, LARGE_STEPS, SMALL_LAYERS, LARGE_LAYERS, SEEDS, ROWS, TRAIN_CAP and TEST_CAP make it shorter. Every part goes on where it was stopped.
 set -euo pipefail
 checkpoint=$1 data=$2 out=$3
 here=$(cd "$(dirname "$0")" && pwd)
 margay=${MARGAY:-target/release/margay}
-steps=${STEPS:-1500} large_steps=${LARGE_STEPS:-3000} layers=${SMALL_LAYERS:-10} seeds=${SEEDS:-3} rows=${ROWS:-200}
+steps=${STEPS:-1500} large_steps=${LARGE_STEPS:-3000} layers=${SMALL_LAYERS:-10} large_layers=${LARGE_LAYERS:-30} seeds=${SEEDS:-3} rows=${ROWS:-200}
 train_cap=${TRAIN_CAP:-100000} test_cap=${TEST_CAP:-100000}
 sets=(clinc150 hwu64 snips)
 
@@ -25,7 +25,8 @@ large() { # NAME [more settings]
     local name=$1
     shift
     [ -e "$out/$name/model/model.safetensors" ] && return
-    "$margay" train "$here/large.toml" --resume "${common[@]}" --set "out=$out/$name" --set "training.steps=$large_steps" "$@"
+    "$margay" train "$here/large.toml" --resume "${common[@]}" --set "out=$out/$name" --set "model.first_layers=$large_layers" \
+        --set "training.steps=$large_steps" "$@"
 }
 large large
 large large-0 --set data.leave_out.fold=0 --set data.leave_out.of=2

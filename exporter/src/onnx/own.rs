@@ -132,7 +132,9 @@ impl Sources {
         let both = self.makers.get(x).filter(|node| is(node, "", "Concat"))?;
         let [before, sums] = both.input.as_slice() else { return None };
         let sums = self.makers.get(sums).filter(|node| is(node, "", "MatMul") && node.input[0] == *before)?;
-        let ones = self.tensors.get(&sums.input[1]).filter(|_| sums.input[1].starts_with(BLOCK_SUMS))?;
+        // The ones lie in the file as bytes.
+        let floats = self.makers.get(&sums.input[1]).filter(|node| is(node, "", "Cast"))?;
+        let ones = self.tensors.get(&floats.input[0]).filter(|_| sums.input[1].starts_with(BLOCK_SUMS))?;
         Some((before.clone(), *ones.dims.get(1)?))
     }
 }

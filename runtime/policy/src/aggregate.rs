@@ -49,7 +49,7 @@ impl Aggregate {
             if log_probability < self.minimum {
                 self.minimum = log_probability;
             }
-            self.surprise.add(-log_probability);
+            self.surprise.add(log_probability);
             self.margin.add(margin);
             self.entropy.add(entropy);
             self.quantiles.insert(log_probability);
@@ -129,7 +129,7 @@ impl Aggregate {
 
     /// The same for a quantile.
     pub(crate) fn quantile_log_probability_over(&self, level: Percent, tokens: u32) -> Option<f32> {
-        self.scorable().then(|| self.quantiles.quantile(level, tokens))
+        self.scorable().then(|| self.quantiles.quantile(level, tokens, self.minimum))
     }
 
     fn scorable(&self) -> bool {
@@ -145,10 +145,19 @@ struct Sum(u64);
 impl Sum {
     const UNITS_PER_NAT: f32 = (1_u64 << 40) as f32;
 
-    /// Adds `nats`, rounded down to a unit; saturates.
+    /// Adds the magnitude of `nats`, rounded down to a unit; saturates.
+    ///
+    /// In integers, because a microcontroller converts an `f32` to 64 bits in software: its mantissa has 24 bits, and from
+    /// the highest place it is moved down by what its exponent is less than that of 2^24 nats.
     fn add(&mut self, nats: f32) {
-        // A power of two: the product is exact or infinite, and the conversion saturates.
-        self.0 = self.0.saturating_add((nats * Self::UNITS_PER_NAT) as u64);
+        const HIGHEST: u32 = 127 + 23;
+        let bits = nats.to_bits() & 0x7fff_ffff;
+        let mantissa = u64::from(bits & 0x007f_ffff | 0x0080_0000);
+        let units = match HIGHEST.checked_sub(bits >> 23) {
+            Some(places) => (mantissa << 40).checked_shr(places).unwrap_or(0),
+            None => u64::MAX,
+        };
+        self.0 = self.0.saturating_add(units);
     }
 
     /// The sum divided by `tokens`, in nats.
@@ -165,6 +174,8 @@ impl Default for Aggregate {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn token(log_probability: f32, margin: f32, entropy: f32) -> TokenSignals {
@@ -225,6 +236,17 @@ mod tests {
         }
         let error = f64::from(answer.sum_log_probability().unwrap()) + 1001.0;
         assert!(error.abs() < 1e-4, "{error}");
+    }
+
+    proptest! {
+        /// The conversion of the language says the same in floating point: a product with a power of two is exact.
+        #[test]
+        fn units_are_rounded_down(magnitude in 0..=f32::MAX.to_bits()) {
+            let nats = f32::from_bits(magnitude);
+            let mut sum = Sum(0);
+            sum.add(-nats);
+            prop_assert_eq!(sum.0, (nats * Sum::UNITS_PER_NAT) as u64);
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Quantiles of a stream of log-probabilities in constant memory: exact for short answers, on a grid for long ones.
 
+use core::cell::Cell;
+
 use heapless::Vec;
 
 use crate::rule::Percent;
@@ -19,10 +21,10 @@ pub const EXACT_TOKENS: usize = 64;
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "there is no heap to box the larger one in")]
 pub(crate) enum Quantiles {
-    /// All of them, in ascending order.
-    Exact(Vec<f32, EXACT_TOKENS>),
-    /// How many fell into each cell, nearest to zero first; with the minimum.
-    Grid { cells: [u32; CELLS], minimum: f32 },
+    /// Their bits, in ascending order of the log-probabilities: largest magnitude first.
+    Exact(Vec<u32, EXACT_TOKENS>),
+    /// How many fell into each cell, nearest to zero first.
+    Grid([u32; CELLS]),
 }
 
 /// Cells split each octave `2^k..2^(k+1)` of `-log_probability` by this many bits of the mantissa.
@@ -44,46 +46,57 @@ impl Quantiles {
     pub(crate) fn insert(&mut self, log_probability: f32) {
         match self {
             Self::Exact(values) => {
-                let at = values.partition_point(|&value| value <= log_probability);
-                if values.insert(at, log_probability).is_ok() {
+                if values.push(log_probability.to_bits()).is_ok() {
+                    sink_last(values);
                     return;
                 }
                 let mut cells = [0; CELLS];
-                for &value in values.iter() {
-                    cells[cell(value)] += 1;
+                for &bits in values.iter() {
+                    cells[cell(f32::from_bits(bits))] += 1;
                 }
-                let minimum = values.first().copied().unwrap_or_default();
-                *self = Self::Grid { cells, minimum };
+                *self = Self::Grid(cells);
                 self.insert(log_probability);
             }
-            Self::Grid { cells, minimum } => {
+            Self::Grid(cells) => {
                 let count = &mut cells[cell(log_probability)];
                 *count = count.saturating_add(1);
-                if log_probability < *minimum {
-                    *minimum = log_probability;
-                }
             }
         }
     }
 
-    /// The quantile if `count` tokens were seen, those not inserted yet being zero.
-    pub(crate) fn quantile(&self, level: Percent, count: u32) -> f32 {
+    /// The quantile if `count` tokens were seen, those not inserted yet being zero. `minimum` is that of all inserted.
+    pub(crate) fn quantile(&self, level: Percent, count: u32, minimum: f32) -> f32 {
         let rank = level.rank(count);
         match self {
-            Self::Exact(values) => values.get(rank as usize - 1).copied().unwrap_or(0.0),
-            Self::Grid { cells, minimum } => {
+            Self::Exact(values) => values.get(rank as usize - 1).map_or(0.0, |&bits| f32::from_bits(bits)),
+            Self::Grid(cells) => {
                 let mut at_or_below: u32 = 0;
                 for (index, count) in cells.iter().enumerate().rev() {
                     at_or_below = at_or_below.saturating_add(*count);
                     if at_or_below >= rank {
                         let end = lower_end(index);
-                        return if end < *minimum { *minimum } else { end };
+                        return if end < minimum { minimum } else { end };
                     }
                 }
                 0.0
             }
         }
     }
+}
+
+/// Moves the last down to its place among the others, which descend.
+fn sink_last(values: &mut [u32]) {
+    let places = Cell::from_mut(values).as_slice_of_cells();
+    let Some((mut place, others)) = places.split_last() else { return };
+    let last = place.get();
+    for other in others.iter().rev() {
+        if other.get() >= last {
+            break;
+        }
+        place.set(other.get());
+        place = other;
+    }
+    place.set(last);
 }
 
 /// Index of the cell of a log-probability.
@@ -116,7 +129,8 @@ mod tests {
     fn quantile(values: &[f32], percent: u8) -> f32 {
         let mut quantiles = Quantiles::new();
         values.iter().for_each(|&value| quantiles.insert(value));
-        quantiles.quantile(Percent::new(percent).unwrap(), values.len() as u32)
+        let minimum = values.iter().copied().fold(0.0, f32::min);
+        quantiles.quantile(Percent::new(percent).unwrap(), values.len() as u32, minimum)
     }
 
     /// numpy 2.4, with `x = -(np.arange(1, 101) * 37 % 101) / 8`:

@@ -125,6 +125,8 @@ pub(crate) fn session(
         .with_optimization_level(GraphOptimizationLevel::Level3)
         .map_err(|error| failed(error.to_string().into()))?
         .with_intra_threads(threads)
+        .map_err(|error| failed(error.to_string().into()))?
+        .with_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
         .map_err(|error| failed(error.to_string().into()))?;
     if let Some(profile) = profile {
         builder = builder.with_profiling(profile).map_err(|error| failed(error.to_string().into()))?;
@@ -135,6 +137,10 @@ pub(crate) fn session(
     builder = register(environment, builder, provider, settings)?;
     builder.commit_from_file(graph).map_err(|error| failed(error.into()))
 }
+
+/// How long a thread of ONNX Runtime's looks for more work before it sleeps: longer than between two operators of a step, and
+/// not so long that it keeps a core from those who verify the weights and read the tokenizer, or a battery from rest.
+const SPIN_MICROSECONDS: &str = "50";
 
 fn register(
     environment: &Environment,

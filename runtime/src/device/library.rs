@@ -175,6 +175,9 @@ impl Library {
 
     /// Loads the library into this process. Doing it again is free.
     ///
+    /// Sets the environment variable `ORT_DISABLE_TELEMETRY` if it is not set, because Microsoft's builds would otherwise report to
+    /// their makers. Where threads of C code may read the environment meanwhile, set it before they start.
+    ///
     /// # Errors
     /// [`ErrorKind::Library`] if the file is not ONNX Runtime, is too old, or another library is loaded already:
     /// a process has one.
@@ -197,6 +200,7 @@ impl Library {
         let unusable = |error: Box<dyn std::error::Error + Send + Sync>| {
             missing(format!("{} is not a usable ONNX Runtime", self.path.display())).with_source(error)
         };
+        silence_telemetry();
         let environment = ort::init_from(&self.path)
             .map_err(|error| unusable(error.into()))?
             .with_name("margay")
@@ -214,6 +218,23 @@ impl Library {
     pub fn loaded() -> Option<Self> {
         let loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         loaded.as_ref().map(|loaded| loaded.library.clone())
+    }
+}
+
+/// Keeps ONNX Runtime from telling its makers about this program.
+///
+/// Microsoft's builds for the desktop keep a database in the cache folder and look up `mobile.events.data.microsoft.com` as soon as
+/// they are initialised: before there is an environment whose telemetry [`Library::environment`] could switch off. Only this
+/// variable is read early enough.
+fn silence_telemetry() {
+    const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
+    if std::env::var_os(VARIABLE).is_none() {
+        #[expect(unsafe_code, reason = "the only switch that ONNX Runtime reads in time is in the environment")]
+        // SAFETY: Rust's own readers and writers of the environment take turns. C code that reads it on another thread in this very
+        // moment is the danger that remains; a program that has such threads sets the variable before it starts them.
+        unsafe {
+            std::env::set_var(VARIABLE, "1");
+        }
     }
 }
 

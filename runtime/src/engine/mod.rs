@@ -71,7 +71,11 @@ impl Engine {
     /// # Errors
     /// As these two; that of a file which is not what the manifest says comes first.
     pub fn open(path: impl AsRef<Path>, bundle: &BundleOptions, device: DeviceOptions) -> Result<(Bundle, Self)> {
-        let (bundle, weights) = Bundle::open_before_weights(path.as_ref(), bundle)?;
+        let (bundle, weights) = thread::scope(|scope| {
+            // Loading ONNX Runtime takes as long as reading what is small in a bundle. An error comes again when it is needed.
+            let _ = device.library.as_ref().map(|library| beside(scope, || library.initialise()));
+            Bundle::open_before_weights(path.as_ref(), bundle)
+        })?;
         let engine = Self::load_beside(&bundle, device, &|| weights.verify())?;
         Ok((bundle, engine))
     }

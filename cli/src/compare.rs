@@ -13,7 +13,7 @@ use crate::console::Console;
 use crate::device::DeviceArgs;
 use crate::error::{Error, Result};
 use crate::evaluate::{CostArgs, OutputArgs};
-use crate::score::{ScoreArgs, score};
+use crate::score::{self, ScoreArgs, Scored};
 
 /// What `margay compare` is asked.
 #[derive(Debug, Clone, Args)]
@@ -61,6 +61,7 @@ pub struct CompareArgs {
 /// # Errors
 /// [`Error`] naming the file, row, model or query.
 pub fn compare(args: &CompareArgs, console: &mut Console) -> Result<Contrast> {
+    console.for_programs(args.output.for_programs());
     let scratch = tempfile::tempdir().map_err(|source| Error::io("make", Path::new("a temporary folder"), source))?;
     let names = [&args.first, &args.second].map(|path| path.display().to_string());
     let small = [args.small.first(), args.small.last()];
@@ -77,17 +78,14 @@ pub fn compare(args: &CompareArgs, console: &mut Console) -> Result<Contrast> {
         bootstrap: args.output.bootstrap(),
     };
     let contrast = Contrast::of(&first.side(&names[0]), &second.side(&names[1]), &options)?;
-    if let Some(path) = &args.output.json {
+    if let Some(path) = args.output.json_file() {
         contrast.write(path)?;
     }
     if let Some(folder) = &args.output.report {
         let title = format!("{} and {}", names[0], names[1]);
         ContrastReport { title: &title, contrast: &contrast }.write(folder)?;
     }
-    for line in lines(&contrast) {
-        console.line(line)?;
-    }
-    args.output.say(console)?;
+    console.result(&contrast, lines(&contrast).into_iter().chain(args.output.where_the_page_is()))?;
     Ok(contrast)
 }
 
@@ -133,9 +131,11 @@ impl Measured {
             free: false,
             normalise: false,
             max_tokens: 64,
+            json: false,
             device: args.device.clone(),
         };
-        score(&scored, console)?;
+        let Scored { asked, quality, .. } = score::run(&scored, console)?;
+        console.line(format!("{}: {asked} rows asked, mean quality {quality:.4}", path.display()))?;
         let table = Table::read_all([scratch.as_path()].into_iter().chain(args.outcomes.iter().map(PathBuf::as_path)))?;
         let threshold = policy.map(|policy| f64::from(policy.default_threshold().value()));
         Ok(Self { table, small, threshold })

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use margay::configuration::{Configuration, EXAMPLE, ServerSection};
+use serde_json::json;
 
 use crate::console::Console;
 use crate::error::Result;
@@ -60,18 +61,13 @@ pub fn config(args: &ConfigArgs, console: &mut Console) -> Result<()> {
     let ConfigCommand::Check { file, json } = &args.command else {
         return console.line(EXAMPLE.trim_end());
     };
+    console.for_programs(*json);
     let configuration = read(file)?;
-    if *json {
-        let lines = lines(file, &configuration);
-        // Each line is a thing and what the file says of it.
-        let parts = lines.iter().skip(1).filter_map(|line| line.trim().split_once("  "));
-        let parts: serde_json::Map<_, _> = parts.map(|(what, said)| (what.to_owned(), said.trim().into())).collect();
-        return console.line(serde_json::json!({"file": file, "well_formed": true, "describes": parts}).to_string());
-    }
-    for line in lines(file, &configuration) {
-        console.line(line)?;
-    }
-    Ok(())
+    let lines = lines(file, &configuration);
+    // Each line is a thing and what the file says of it.
+    let parts = lines.iter().skip(1).filter_map(|line| line.trim().split_once("  "));
+    let parts: serde_json::Map<_, _> = parts.map(|(what, said)| (what.to_owned(), said.trim().into())).collect();
+    console.result(&json!({"file": file.to_string_lossy(), "well_formed": true, "describes": parts}), &lines)
 }
 
 fn lines(file: &Path, configuration: &Configuration) -> Vec<String> {

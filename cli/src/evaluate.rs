@@ -1,7 +1,7 @@
 //! `margay evaluate` and `margay calibrate`: what an outcome table says, and the threshold that follows from it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use margay::Bundle;
@@ -19,9 +19,13 @@ use margay_evaluation::pairing::{Pairing, RIGHT};
 use margay_evaluation::report::{ChainReport, Details};
 use margay_evaluation::summary::ScoreKind;
 use margay_exporter::{SecretKey, write_policy};
+use serde_json::json;
 
 use crate::console::Console;
 use crate::error::{Error, Result};
+
+/// What stands for standard output in the place of a file.
+const STANDARD_OUTPUT: &str = "-";
 
 /// Penalty of a learned rule, scikit-learn's default.
 const PENALTY: f64 = 1.0;
@@ -75,8 +79,8 @@ pub struct OutputArgs {
     /// Seed of the resamples
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub seed: u64,
-    /// File for all numbers as JSON
-    #[arg(long, value_name = "FILE")]
+    /// Print all numbers as one JSON object, or write them to FILE
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = STANDARD_OUTPUT)]
     pub json: Option<PathBuf>,
     /// Folder for a page with figures, and the numbers of each as CSV and JSON
     #[arg(long, value_name = "DIR")]
@@ -88,10 +92,19 @@ impl OutputArgs {
         Bootstrap { resamples: self.resamples, seed: self.seed, ..Bootstrap::default() }
     }
 
-    /// Says where the page is, if one was written.
-    pub(crate) fn say(&self, console: &mut Console) -> Result<()> {
-        let Some(folder) = &self.report else { return Ok(()) };
-        console.line(format!("  report in {}", folder.join("index.html").display()))
+    /// Whether a program reads standard output.
+    pub(crate) fn for_programs(&self) -> bool {
+        self.json.as_deref() == Some(Path::new(STANDARD_OUTPUT))
+    }
+
+    /// The file for all numbers.
+    pub(crate) fn json_file(&self) -> Option<&Path> {
+        self.json.as_deref().filter(|_| !self.for_programs())
+    }
+
+    /// Where the page is, if one was written.
+    pub(crate) fn where_the_page_is(&self) -> Option<String> {
+        self.report.as_ref().map(|folder| format!("  report in {}", folder.join("index.html").display()))
     }
 }
 
@@ -198,6 +211,9 @@ pub struct CalibrateArgs {
     /// File of the secret key to sign the bundle again with; needed if it is signed
     #[arg(long, value_name = "FILE")]
     pub sign: Option<PathBuf>,
+    /// Print one JSON object: the policy that the bundle has now, with its certificates, and tasks that got none
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Measures a chain of models, prints what matters and writes the rest as JSON.
@@ -205,6 +221,7 @@ pub struct CalibrateArgs {
 /// # Errors
 /// [`Error`] naming the file, row, model or goal.
 pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation> {
+    console.for_programs(args.output.for_programs());
     let table = Table::read_all(&args.table.outcomes)?;
     let fit = if args.fit.is_empty() { None } else { Some(Table::read_all(&args.fit)?) };
     let models: Vec<&str> = args.table.chain.iter().map(String::as_str).collect();
@@ -219,7 +236,7 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
         bootstrap: args.output.bootstrap(),
     };
     let evaluation = Evaluation::from_table(&table, &models, &options)?;
-    if let Some(path) = &args.output.json {
+    if let Some(path) = args.output.json_file() {
         evaluation.write(path)?;
     }
     if let Some(folder) = &args.output.report {
@@ -227,10 +244,7 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
         let title = format!("Cascade of {}", models.join(" and "));
         ChainReport { title: &title, evaluation: &evaluation, details: &details }.write(folder)?;
     }
-    for line in lines(&evaluation) {
-        console.line(line)?;
-    }
-    args.output.say(console)?;
+    console.result(&evaluation, lines(&evaluation).into_iter().chain(args.output.where_the_page_is()))?;
     Ok(evaluation)
 }
 
@@ -239,6 +253,7 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
 /// # Errors
 /// [`Error`] naming the file, row or model; [`Error::Usage`] when the target cannot be met, the bundle is then as before.
 pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> {
+    console.for_programs(args.json);
     let [small, large] = args.table.chain.as_slice() else {
         return Err(Error::Usage("--chain: name two models, the bundle's and the one behind it".into()));
     };
@@ -267,18 +282,25 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
     let report = report.map(serde_json::to_value).transpose().map_err(|error| Error::Usage(error.to_string()))?;
     let policy = policy(args, rule, &bundle, &certified, &tasks)?;
     let bundle = write_policy(&bundle, &policy, report.as_ref(), key.as_ref())?;
-    let promise = certified.certificate.to_string();
-    console.line(format!("{}: keep if {rule} >= {}", args.bundle.display(), certified.threshold as f32))?;
-    console.line(promise)?;
-    console.line(&certified.certificate.assumptions)?;
+    let mut lines = vec![
+        format!("{}: keep if {rule} >= {}", args.bundle.display(), certified.threshold as f32),
+        certified.certificate.to_string(),
+        certified.certificate.assumptions,
+    ];
+    let mut refused: BTreeMap<&str, String> = BTreeMap::new();
     for (task, guarantee) in &tasks {
-        console.line(match guarantee {
+        lines.push(match guarantee {
             Guarantee::Certified(of_task) => format!("  {task}: keep if {rule} >= {}", of_task.threshold as f32),
-            refused @ Guarantee::CannotGuarantee { .. } => {
-                format!("  {task}: as all other tasks. {}", cannot(&args.target, refused))
+            none @ Guarantee::CannotGuarantee { .. } => {
+                let why = cannot(&args.target, none);
+                let line = format!("  {task}: as all other tasks. {why}");
+                refused.insert(task, why);
+                line
             }
-        })?;
+        });
     }
+    let facts = json!({"bundle": args.bundle.to_string_lossy(), "policy": policy, "refused": refused});
+    console.result(&facts, lines)?;
     Ok(bundle)
 }
 

@@ -81,6 +81,7 @@ pub struct ServeArgs {
 /// # Errors
 /// [`Error`] naming the bundle, file or address at fault.
 pub fn serve(args: &ServeArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let token = token(args)?;
     if !args.listen.ip().is_loopback() && token.is_none() && !args.without_token {
         let why = format!(
@@ -111,12 +112,11 @@ pub fn serve(args: &ServeArgs, console: &mut Console) -> Result<()> {
     let name = options.model.clone();
     runtime.block_on(async {
         let mut server = Server::start(model, options)?;
-        if args.json {
-            let endpoint = server.endpoint();
-            console.line(json!({"model": name, "endpoint": endpoint, "status": server.url()}).to_string())?;
-        } else {
-            console.line(format!("serving {name} at {}; status page {}", server.endpoint(), server.url()))?;
-        }
+        let (endpoint, status) = (server.endpoint(), server.url());
+        console.result(
+            &json!({"model": name, "endpoint": endpoint, "status": status}),
+            [format!("serving {name} at {endpoint}; status page {status}")],
+        )?;
         tokio::select! {
             ended = server.ended() => return Ok(ended?),
             () = metrics::upkeep(handle) => {}

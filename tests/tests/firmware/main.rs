@@ -86,6 +86,7 @@ impl Gateway {
             baud: 115_200,
             config: config.to_owned(),
             max_tokens: MAX_TOKENS,
+            json: false,
         };
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);

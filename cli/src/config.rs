@@ -71,7 +71,8 @@ pub fn config(args: &ConfigArgs, console: &mut Console) -> Result<()> {
 }
 
 fn lines(file: &Path, configuration: &Configuration) -> Vec<String> {
-    let Configuration { device, cascade, cloud, privacy, budget, outbox, cache, connectivity, .. } = configuration;
+    let Configuration { device, cascade, cloud, privacy, budget, outbox, cache, connectivity, telemetry, .. } =
+        configuration;
     let mut lines = vec![format!("{}: well-formed", file.display())];
     if let Some(device) = device {
         let path = configuration.path(&device.bundle);
@@ -104,6 +105,9 @@ fn lines(file: &Path, configuration: &Configuration) -> Vec<String> {
     }
     if let Some(connectivity) = connectivity {
         lines.push(format!("  connectivity  a failed connection is believed for {:?}", connectivity.pause));
+    }
+    if let Some(telemetry) = telemetry {
+        lines.push(format!("  telemetry     to {}, metrics every {:?}", telemetry.endpoint, telemetry.interval));
     }
     lines
 }

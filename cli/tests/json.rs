@@ -252,7 +252,7 @@ fn a_gateway_speaks_json_line_by_line() {
     );
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("tcp:127.0.0.1:{}", listener.local_addr().unwrap().port());
-    let line = format!("gateway --json --serial {address}");
+    let line = format!("gateway --json --log off --serial {address}");
     let mut child = command(&place, &line).stdout(Stdio::piped()).spawn().unwrap();
     let _device = listener.accept().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap());

@@ -17,6 +17,8 @@ use serde_json::json;
 
 use crate::console::Console;
 use crate::error::{Error, Result};
+use crate::logging::{self, LogArgs};
+use crate::serve::metrics;
 use crate::{config, interrupt};
 
 use self::answering::{Answering, Question, Reply};
@@ -41,6 +43,9 @@ pub struct GatewayArgs {
     /// Print JSON, one object a line: questions, answers, what becomes of the line, and in the end the counts
     #[arg(long)]
     pub json: bool,
+    /// What is logged
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// What happens to the thread that owns the protocol.
@@ -59,6 +64,8 @@ enum Event {
 /// [`Error`] naming what is wrong with the configuration or the bundle, or a serial port that cannot be opened. A line that
 /// is lost later is opened again.
 pub fn gateway(args: &GatewayArgs, console: &mut Console) -> Result<()> {
+    let logging = logging::start(&args.log, Some(&config::read(&args.config)?))?;
+    metrics::install(None, logging.recorder());
     let stop = interrupt::flag()?;
     run(args, &stop, console).map(drop)
 }

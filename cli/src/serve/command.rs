@@ -96,11 +96,8 @@ pub fn serve(args: &ServeArgs, console: &mut Console) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| Error::Io { action: "start the server's threads".into(), source })?;
     let configuration = args.config.as_deref().map(config::read).transpose()?;
-    let _logging = runtime.block_on(async { logging::start(&args.log) })?;
-    // Whoever has installed a recorder before has the numbers.
-    if ::metrics::set_global_recorder(recorder).is_ok() {
-        metrics::describe();
-    }
+    let logging = logging::start(&args.log, configuration.as_ref())?;
+    metrics::install(Some(recorder), logging.recorder());
     let (model, name) = {
         let _inside = runtime.enter();
         model(args, configuration.as_ref(), console)?

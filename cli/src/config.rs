@@ -1,5 +1,6 @@
 //! `margay config`: whether a `margay.toml` makes sense, and an example of one.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -7,7 +8,7 @@ use margay::configuration::{Configuration, EXAMPLE, ServerSection};
 use serde_json::json;
 
 use crate::console::Console;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What variables of the environment that override a key begin with: `MARGAY__CLOUD__SERVER__MODEL`.
 const PREFIX: &str = "MARGAY__";
@@ -39,18 +40,21 @@ pub enum ConfigCommand {
 /// Reads a configuration, with the overrides of this process's environment.
 ///
 /// # Errors
-/// As [`Configuration::read_with`].
+/// As [`Configuration::read_with`]; [`Error::Usage`] for an override that is not Unicode.
 pub fn read(file: &Path) -> Result<Configuration> {
-    Ok(Configuration::read_with(file, &overrides(std::env::vars()))?)
+    Ok(Configuration::read_with(file, &overrides(std::env::vars_os())?)?)
 }
 
-/// Keys and values of the variables that override something, in the order of their names.
-fn overrides(variables: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
-    let mut found: Vec<_> = variables
-        .filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?.to_lowercase().replace("__", "."), value)))
-        .collect();
+/// Keys and values of the variables that override something, in the order of their names. Others may be anything.
+fn overrides(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>> {
+    let mut found = vec![];
+    for (name, value) in variables {
+        let Some(key) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        let value = value.into_string().map_err(|_| Error::Usage(format!("{PREFIX}{key}: is not Unicode")))?;
+        found.push((key.to_lowercase().replace("__", "."), value));
+    }
     found.sort();
-    found
+    Ok(found)
 }
 
 /// Checks a file, or prints an example.
@@ -125,7 +129,7 @@ mod tests {
     fn variables_name_keys_by_two_underscores() {
         let variables =
             [("MARGAY__CLOUD__SERVER__ALLOW_STATIC_KEY", "true"), ("MARGAY_CACHE", "/tmp"), ("PATH", "/bin")];
-        let found = overrides(variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter());
+        let found = overrides(variables.map(|(name, value)| (name.into(), value.into())).into_iter()).unwrap();
         assert_eq!(found, [("cloud.server.allow_static_key".to_owned(), "true".to_owned())]);
     }
 }

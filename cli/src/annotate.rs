@@ -8,7 +8,9 @@ use margay_trainer::annotate::endpoint::{Asked, Endpoint, EndpointOptions, Price
 use margay_trainer::data::{Corpus, Fold, PromptFormat, PromptStyle, Source};
 use margay_trainer::recipe::BadRows;
 use margay_trainer::training::annotate_with;
-use margay_trainer::{Annotations, Backend, Checkpoint, Journal, LocalTeacher};
+use margay_trainer::{Annotations, Backend, Checkpoint, Journal, LocalTeacher, Spent};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -83,6 +85,9 @@ pub struct AnnotateArgs {
     /// Leave malformed rows out instead of refusing the file
     #[arg(long)]
     pub skip_bad_rows: bool,
+    /// Print one JSON object: what was annotated, how often the large model hits, what a server was asked and is owed
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Makes an annotation cache, going on where an earlier process stopped.
@@ -90,6 +95,7 @@ pub struct AnnotateArgs {
 /// # Errors
 /// [`Error`] naming the file, row or address; what was annotated until then is kept.
 pub fn annotate(args: &AnnotateArgs, console: &mut Console) -> Result<Option<Annotations>> {
+    console.for_programs(args.json);
     if args.out.exists() {
         return Err(Error::Usage(format!("{} is there already", args.out.display())));
     }
@@ -106,9 +112,9 @@ pub fn annotate(args: &AnnotateArgs, console: &mut Console) -> Result<Option<Ann
     for row in &corpus.bad_rows().first {
         console.line(format!("left out: {row}"))?;
     }
-    let annotations = match (&args.checkpoint, &args.endpoint) {
-        _ if !args.cross_fit.is_empty() => Some(here(args, &args.cross_fit, &small, &corpus, console)?),
-        (Some(folder), _) => Some(here(args, std::slice::from_ref(folder), &small, &corpus, console)?),
+    let (annotations, bill) = match (&args.checkpoint, &args.endpoint) {
+        _ if !args.cross_fit.is_empty() => (Some(here(args, &args.cross_fit, &small, &corpus, console)?), None),
+        (Some(folder), _) => (Some(here(args, std::slice::from_ref(folder), &small, &corpus, console)?), None),
         (None, Some(url)) => {
             let large = args.large_format.as_ref().map(format).transpose()?;
             let asked = Asked {
@@ -118,20 +124,33 @@ pub fn annotate(args: &AnnotateArgs, console: &mut Console) -> Result<Option<Ann
                 context: args.context,
                 skip: args.skip_bad_rows,
             };
-            elsewhere(args, url, &asked, console)?
+            let (annotations, bill) = elsewhere(args, url, &asked, console)?;
+            (annotations, Some(bill))
         }
         (None, None) => return Err(Error::Usage("name --checkpoint or --endpoint".into())),
     };
-    if let Some(annotations) = &annotations {
-        console.line(format!(
+    let value = json!({
+        "rows": corpus.len(),
+        "annotations": annotations.as_ref().map(|annotations| json!({
+            "file": args.out.to_string_lossy(),
+            "rows": annotations.rows(),
+            "tokens": annotations.tokens(),
+            "hit_rate": annotations.hit_rate(),
+            "exact_match": annotations.exact_match(),
+        })),
+        "server": bill,
+    });
+    let line = annotations.as_ref().map(|annotations| {
+        format!(
             "{}: {} rows, {} target tokens, of which the large model predicts {:.1} %; it answers {:.1} % of the rows word for word",
             args.out.display(),
             annotations.rows(),
             annotations.tokens(),
             100.0 * annotations.hit_rate(),
             100.0 * annotations.exact_match(),
-        ))?;
-    }
+        )
+    });
+    console.result(&value, line)?;
     Ok(annotations)
 }
 
@@ -173,7 +192,28 @@ fn here(
     Ok(journal.finish()?)
 }
 
-fn elsewhere(args: &AnnotateArgs, url: &str, asked: &Asked<'_>, console: &mut Console) -> Result<Option<Annotations>> {
+/// What a server was asked, and what that costs by the prices given.
+#[derive(Serialize)]
+struct Bill {
+    /// What all that is not annotated yet would take.
+    estimate: Paid,
+    /// What was paid for, by earlier processes too; with --estimate, by those alone.
+    spent: Paid,
+}
+
+#[derive(Serialize)]
+struct Paid {
+    #[serde(flatten)]
+    usage: Spent,
+    cost: f64,
+}
+
+fn elsewhere(
+    args: &AnnotateArgs,
+    url: &str,
+    asked: &Asked<'_>,
+    console: &mut Console,
+) -> Result<(Option<Annotations>, Bill)> {
     let key = args.key_env.as_ref().map(|name| {
         std::env::var(name).map_err(|_| Error::Usage(format!("--key-env: the variable {name} is not set")))
     });
@@ -216,8 +256,9 @@ fn elsewhere(args: &AnnotateArgs, url: &str, asked: &Asked<'_>, console: &mut Co
         estimate.tokens_out,
         price.of(estimate)
     ))?;
+    let paid = |usage: Spent| Paid { usage, cost: price.of(usage) };
     if args.estimate {
-        return Ok(None);
+        return Ok((None, Bill { estimate: paid(estimate), spent: paid(journal.spent()) }));
     }
     let stop = interrupt::flag()?;
     let rows: usize = asked.corpora.iter().map(|corpus| corpus.len()).sum();
@@ -237,7 +278,8 @@ fn elsewhere(args: &AnnotateArgs, url: &str, asked: &Asked<'_>, console: &mut Co
         price.of(spent)
     ))?;
     annotated?;
-    Ok(Some(journal.finish()?))
+    let bill = Bill { estimate: paid(estimate), spent: paid(spent) };
+    Ok((Some(journal.finish()?), bill))
 }
 
 fn server_kind(name: &str) -> Result<ServerKind, String> {

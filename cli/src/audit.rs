@@ -42,6 +42,7 @@ struct Sum {
 /// # Errors
 /// [`crate::Error`] naming the file, and the line that is none; what was read before it has been printed.
 pub fn audit(args: &AuditArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
     for entry in AuditFile::entries(&args.file)? {
         match entry? {
@@ -53,28 +54,21 @@ pub fn audit(args: &AuditArgs, console: &mut Console) -> Result<()> {
                 sum.departures += 1;
                 sum.bytes += departure.bytes;
                 sum.redactions += departure.redactions.values().sum::<u64>();
-                match (args.summary, args.json) {
-                    (true, _) => {}
-                    (false, true) => console.line(json!(departure).to_string())?,
-                    (false, false) => console.line(line(&departure))?,
+                if !args.summary {
+                    console.result(&departure, [line(&departure)])?;
                 }
             }
-            AuditEntry::Cut { line } if args.json => {
-                console.line(json!({"cut": line}).to_string())?;
-            }
-            AuditEntry::Cut { line } if !args.summary => {
-                console.line(format!("line {line} was cut by a crash; what it would have recorded did not leave"))?;
+            AuditEntry::Cut { line } if args.json || !args.summary => {
+                let words = format!("line {line} was cut by a crash; what it would have recorded did not leave");
+                console.result(&json!({"cut": line}), [words])?;
             }
             _ => {}
         }
     }
-    if args.json {
-        return console.line(json!({"sums": sums}).to_string());
-    }
-    for (endpoint, Sum { departures, bytes, redactions }) in sums {
-        console.line(format!("{endpoint}: {departures} departures, {bytes} bytes, {redactions} redactions"))?;
-    }
-    Ok(())
+    let lines = sums.iter().map(|(endpoint, Sum { departures, bytes, redactions })| {
+        format!("{endpoint}: {departures} departures, {bytes} bytes, {redactions} redactions")
+    });
+    console.result(&json!({"sums": sums}), lines)
 }
 
 fn line(departure: &Departure) -> String {

@@ -16,6 +16,7 @@ use margay_evaluation::guarantee::{Correction, RiskControl};
 use margay_evaluation::outcome::{Row, Table};
 use margay_evaluation::pairing::{Pairing, RIGHT};
 use margay_exporter::{SecretKey, write_policy};
+use serde_json::json;
 
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -59,6 +60,9 @@ pub struct CalibrateArgs {
     /// File of the secret key to sign the bundle again with; needed if it is signed
     #[arg(long, value_name = "FILE")]
     pub sign: Option<PathBuf>,
+    /// Print one JSON object: the policy that the bundle has now, with its certificates, and tasks that got none
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which rule to learn.
@@ -88,6 +92,7 @@ pub enum Probability {
 /// # Errors
 /// [`Error`] naming the file, row or model; [`Error::Usage`] when the target cannot be met, the bundle is then as before.
 pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> {
+    console.for_programs(args.json);
     let [small, large] = args.table.chain.as_slice() else {
         return Err(Error::Usage("--chain: name two models, the bundle's and the one behind it".into()));
     };
@@ -121,26 +126,34 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
     let report = Evaluation::from_table(&table, &[small, large], &options).ok();
     let report = report.map(serde_json::to_value).transpose().map_err(|error| Error::Usage(error.to_string()))?;
     let mut policy = policy(args, rule, &bundle, &certified, &tasks)?;
+    let mut lines = vec![];
     if let Some(Away { route, .. }) = &router {
         policy.router = Some(carried(route)?);
         let (percent, threshold) = (100.0 * route.deferral_rate, route.threshold);
-        console.line(format!(
+        lines.push(format!(
             "sent on before the device begins if router < {threshold}: {percent:.1} % of others like them"
-        ))?;
+        ));
     }
     let bundle = write_policy(&bundle, &policy, report.as_ref(), key.as_ref())?;
-    let promise = certified.certificate.to_string();
-    console.line(format!("{}: keep if {rule} >= {}", args.bundle.display(), certified.threshold as f32))?;
-    console.line(promise)?;
-    console.line(&certified.certificate.assumptions)?;
+    lines.extend([
+        format!("{}: keep if {rule} >= {}", args.bundle.display(), certified.threshold as f32),
+        certified.certificate.to_string(),
+        certified.certificate.assumptions,
+    ]);
+    let mut refused: BTreeMap<&str, String> = BTreeMap::new();
     for (task, guarantee) in &tasks {
-        console.line(match guarantee {
+        lines.push(match guarantee {
             Guarantee::Certified(of_task) => format!("  {task}: keep if {rule} >= {}", of_task.threshold as f32),
-            refused @ Guarantee::CannotGuarantee { .. } => {
-                format!("  {task}: as all other tasks. {}", cannot(&args.target, refused))
+            none @ Guarantee::CannotGuarantee { .. } => {
+                let why = cannot(&args.target, none);
+                let line = format!("  {task}: as all other tasks. {why}");
+                refused.insert(task, why);
+                line
             }
-        })?;
+        });
     }
+    let facts = json!({"bundle": args.bundle.to_string_lossy(), "policy": policy, "refused": refused});
+    console.result(&facts, lines)?;
     Ok(bundle)
 }
 

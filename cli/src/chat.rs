@@ -8,7 +8,7 @@ use clap::Args;
 use margay::{Message, Request};
 
 use crate::console::Console;
-use crate::device::{DeviceArgs, json};
+use crate::device::DeviceArgs;
 use crate::error::{Error, Result};
 use crate::generate::{SamplingArgs, in_words, of_generation};
 use crate::library;
@@ -44,6 +44,7 @@ pub struct ChatArgs {
 /// # Errors
 /// [`Error`] naming the bundle, or why a prompt cannot be answered.
 pub fn chat(args: &ChatArgs, input: &mut dyn BufRead, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let mut aside = console.aside();
     let (bundle, engine) = library::open(&args.bundle, args.device.options(), console)?;
     let policy = bundle.policy().map(|calibrated| &calibrated.policy);
@@ -71,10 +72,8 @@ pub fn chat(args: &ChatArgs, input: &mut dyn BufRead, console: &mut Console) -> 
             if broken.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         broken?;
-        if args.json {
-            console.line(json(&of_generation(&generation))?)?;
-        } else {
-            console.line("")?;
+        console.result(&of_generation(&generation), [""])?;
+        if !args.json {
             aside.line(in_words(&generation))?;
         }
         messages.push(Message::assistant(generation.text));

@@ -15,7 +15,7 @@ use crate::console::Console;
 use crate::device::DeviceArgs;
 use crate::error::{Error, Result};
 use crate::evaluate::{Asked, CostArgs, OutputArgs};
-use crate::score::{ScoreArgs, read_rows, score};
+use crate::score::{self, ScoreArgs, Scored, read_rows};
 
 /// What `margay compare` is asked.
 #[derive(Debug, Clone, Args)]
@@ -63,6 +63,7 @@ pub struct CompareArgs {
 /// # Errors
 /// [`Error`] naming the file, row, model or query.
 pub fn compare(args: &CompareArgs, console: &mut Console) -> Result<Contrast> {
+    console.for_programs(args.output.for_programs());
     let scratch = tempfile::tempdir().map_err(|source| Error::io("make", Path::new("a temporary folder"), source))?;
     let names = [&args.first, &args.second].map(|path| path.display().to_string());
     let small = [args.small.first(), args.small.last()];
@@ -79,17 +80,14 @@ pub fn compare(args: &CompareArgs, console: &mut Console) -> Result<Contrast> {
         bootstrap: args.output.bootstrap(),
     };
     let contrast = Contrast::of(&first.side(&names[0]), &second.side(&names[1]), &options)?;
-    if let Some(path) = &args.output.json {
+    if let Some(path) = args.output.json_file() {
         contrast.write(path)?;
     }
     if let Some(folder) = &args.output.report {
         let title = format!("{} and {}", names[0], names[1]);
         ContrastReport { title: &title, contrast: &contrast }.write(folder)?;
     }
-    for line in lines(&contrast) {
-        console.line(line)?;
-    }
-    args.output.say(console)?;
+    console.result(&contrast, lines(&contrast).into_iter().chain(args.output.where_the_page_is()))?;
     Ok(contrast)
 }
 
@@ -138,9 +136,11 @@ impl Measured {
             free: false,
             normalise: false,
             max_tokens: 64,
+            json: false,
             device: args.device.clone(),
         };
-        score(&scored, console)?;
+        let Scored { asked, quality, .. } = score::run(&scored, console)?;
+        console.line(format!("{}: {asked} rows asked, mean quality {quality:.4}", path.display()))?;
         let table = Table::read_all([scratch.as_path()].into_iter().chain(args.outcomes.iter().map(PathBuf::as_path)))?;
         let Some(policy) = policy else { return Ok(Self { table, small, threshold: None, kept: None }) };
         let (table, kept) = decided(table, &small, policy, data)?;

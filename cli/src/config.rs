@@ -1,12 +1,14 @@
 //! `margay config`: whether a `margay.toml` makes sense, and an example of one.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use margay::configuration::{Configuration, EXAMPLE, ServerSection};
+use serde_json::json;
 
 use crate::console::Console;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What variables of the environment that override a key begin with: `MARGAY__CLOUD__SERVER__MODEL`.
 const PREFIX: &str = "MARGAY__";
@@ -38,18 +40,21 @@ pub enum ConfigCommand {
 /// Reads a configuration, with the overrides of this process's environment.
 ///
 /// # Errors
-/// As [`Configuration::read_with`].
+/// As [`Configuration::read_with`]; [`Error::Usage`] for an override that is not Unicode.
 pub fn read(file: &Path) -> Result<Configuration> {
-    Ok(Configuration::read_with(file, &overrides(std::env::vars()))?)
+    Ok(Configuration::read_with(file, &overrides(std::env::vars_os())?)?)
 }
 
-/// Keys and values of the variables that override something, in the order of their names.
-fn overrides(variables: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
-    let mut found: Vec<_> = variables
-        .filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?.to_lowercase().replace("__", "."), value)))
-        .collect();
+/// Keys and values of the variables that override something, in the order of their names. Others may be anything.
+fn overrides(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>> {
+    let mut found = vec![];
+    for (name, value) in variables {
+        let Some(key) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        let value = value.into_string().map_err(|_| Error::Usage(format!("{PREFIX}{key}: is not Unicode")))?;
+        found.push((key.to_lowercase().replace("__", "."), value));
+    }
     found.sort();
-    found
+    Ok(found)
 }
 
 /// Checks a file, or prints an example.
@@ -60,22 +65,18 @@ pub fn config(args: &ConfigArgs, console: &mut Console) -> Result<()> {
     let ConfigCommand::Check { file, json } = &args.command else {
         return console.line(EXAMPLE.trim_end());
     };
+    console.for_programs(*json);
     let configuration = read(file)?;
-    if *json {
-        let lines = lines(file, &configuration);
-        // Each line is a thing and what the file says of it.
-        let parts = lines.iter().skip(1).filter_map(|line| line.trim().split_once("  "));
-        let parts: serde_json::Map<_, _> = parts.map(|(what, said)| (what.to_owned(), said.trim().into())).collect();
-        return console.line(serde_json::json!({"file": file, "well_formed": true, "describes": parts}).to_string());
-    }
-    for line in lines(file, &configuration) {
-        console.line(line)?;
-    }
-    Ok(())
+    let lines = lines(file, &configuration);
+    // Each line is a thing and what the file says of it.
+    let parts = lines.iter().skip(1).filter_map(|line| line.trim().split_once("  "));
+    let parts: serde_json::Map<_, _> = parts.map(|(what, said)| (what.to_owned(), said.trim().into())).collect();
+    console.result(&json!({"file": file.to_string_lossy(), "well_formed": true, "describes": parts}), &lines)
 }
 
 fn lines(file: &Path, configuration: &Configuration) -> Vec<String> {
-    let Configuration { device, cascade, cloud, privacy, budget, outbox, cache, connectivity, .. } = configuration;
+    let Configuration { device, cascade, cloud, privacy, budget, outbox, cache, connectivity, telemetry, .. } =
+        configuration;
     let mut lines = vec![format!("{}: well-formed", file.display())];
     if let Some(device) = device {
         let path = configuration.path(&device.bundle);
@@ -109,6 +110,9 @@ fn lines(file: &Path, configuration: &Configuration) -> Vec<String> {
     if let Some(connectivity) = connectivity {
         lines.push(format!("  connectivity  a failed connection is believed for {:?}", connectivity.pause));
     }
+    if let Some(telemetry) = telemetry {
+        lines.push(format!("  telemetry     to {}, metrics every {:?}", telemetry.endpoint, telemetry.interval));
+    }
     lines
 }
 
@@ -125,7 +129,7 @@ mod tests {
     fn variables_name_keys_by_two_underscores() {
         let variables =
             [("MARGAY__CLOUD__SERVER__ALLOW_STATIC_KEY", "true"), ("MARGAY_CACHE", "/tmp"), ("PATH", "/bin")];
-        let found = overrides(variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter());
+        let found = overrides(variables.map(|(name, value)| (name.into(), value.into())).into_iter()).unwrap();
         assert_eq!(found, [("cloud.server.allow_static_key".to_owned(), "true".to_owned())]);
     }
 }

@@ -1,38 +1,58 @@
-//! What a person sees while a command works: one line per step, a bar while it takes its time.
+//! What comes out of a command: lines and bars for people, or one line of JSON for programs.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 
-/// Where lines go. Bars go to the terminal, and only if there is one.
+/// Where lines and results go. Bars go to the terminal, and only if there is one.
 pub struct Console {
-    lines: Box<dyn Write + Send>,
+    out: Box<dyn Write + Send>,
     bars: bool,
+    json: bool,
 }
 
 impl Console {
     /// Lines to standard output, bars on standard error.
     #[must_use]
     pub fn standard() -> Self {
-        Self { lines: Box::new(io::stdout()), bars: true }
+        Self { out: Box::new(io::stdout()), bars: true, json: false }
     }
 
-    /// Lines to `lines`, no bars.
+    /// Lines to `out`, no bars.
     #[must_use]
-    pub fn to(lines: Box<dyn Write + Send>) -> Self {
-        Self { lines, bars: false }
+    pub fn to(out: Box<dyn Write + Send>) -> Self {
+        Self { out, bars: false, json: false }
     }
 
-    /// Prints one line.
+    /// If `json`, a program listens from here on: [`Console::result`] speaks JSON, and lines go to standard error.
+    pub fn for_programs(&mut self, json: bool) {
+        self.json |= json;
+    }
+
+    /// Says what came of a command: to programs `value` as one line of JSON, to people `lines`. Paths go into it as lossy texts:
+    /// one that is not Unicode has no JSON.
+    ///
+    /// # Errors
+    /// As [`Console::line`].
+    pub fn result(&mut self, value: &impl Serialize, lines: impl IntoIterator<Item = impl AsRef<str>>) -> Result<()> {
+        if !self.json {
+            return lines.into_iter().try_for_each(|line| self.line(line));
+        }
+        let json = serde_json::to_string(value);
+        let json = json.map_err(|error| Error::Usage(format!("cannot be written as JSON: {error}")))?;
+        self.write(&format!("{json}\n"))
+    }
+
+    /// Prints one line for people.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written, e.g. because the reader of a pipe is gone.
     pub fn line(&mut self, text: impl AsRef<str>) -> Result<()> {
-        let written = writeln!(self.lines, "{}", text.as_ref()).and_then(|()| self.lines.flush());
-        written.map_err(|source| Error::Io { action: "write to standard output".into(), source })
+        self.piece(&format!("{}\n", text.as_ref()))
     }
 
     /// Prints a piece of a line, to be seen at once.
@@ -40,15 +60,19 @@ impl Console {
     /// # Errors
     /// As [`Console::line`].
     pub fn piece(&mut self, text: &str) -> Result<()> {
-        let written = self.lines.write_all(text.as_bytes()).and_then(|()| self.lines.flush());
+        if self.json { self.aside().write(text) } else { self.write(text) }
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
         written.map_err(|source| Error::Io { action: "write to standard output".into(), source })
     }
 
     /// A console for what is no result: to standard error, so that standard output can be read by programs.
     #[must_use]
     pub fn aside(&self) -> Self {
-        let lines: Box<dyn Write + Send> = if self.bars { Box::new(io::stderr()) } else { Box::new(io::sink()) };
-        Self { lines, bars: self.bars }
+        let out: Box<dyn Write + Send> = if self.bars { Box::new(io::stderr()) } else { Box::new(io::sink()) };
+        Self { out, bars: self.bars, json: false }
     }
 
     /// Whether lines may have colours: only a terminal shows them, and not if its owner has said `NO_COLOR`.

@@ -8,7 +8,7 @@ use margay::{DeviceOptions, Report};
 use serde::Serialize;
 
 use crate::console::Console;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::library;
 
 /// What a model may use of the device.
@@ -100,8 +100,9 @@ pub struct ProviderLine {
 /// Lists the execution providers and, with a bundle, loads it and says what ran where.
 ///
 /// # Errors
-/// [`Error`] naming the bundle or the provider that is required and does not run it.
+/// [`crate::Error`] naming the bundle or the provider that is required and does not run it.
 pub fn devices(args: &DevicesArgs, console: &mut Console) -> Result<Devices> {
+    console.for_programs(args.json);
     library::prepare(&mut console.aside(), "")?;
     let available = |provider: Provider| Ok(ProviderLine { provider, available: provider.available()? });
     let providers = Provider::ALL.into_iter().map(available).collect::<Result<Vec<_>>>()?;
@@ -111,23 +112,15 @@ pub fn devices(args: &DevicesArgs, console: &mut Console) -> Result<Devices> {
         None => None,
     };
     let devices = Devices { providers, report };
-    if args.json {
-        console.line(json(&devices)?)?;
-        return Ok(devices);
-    }
-    for ProviderLine { provider, available } in &devices.providers {
+    let of_providers = devices.providers.iter().map(|ProviderLine { provider, available }| {
         let words = match available {
             Available::NoFeature => "not compiled into this program",
             Available::NotInLibrary => "not in this ONNX Runtime; a plug-in may bring it",
             _ => "in this ONNX Runtime",
         };
-        console.line(format!("{provider:<10} {words}"))?;
-    }
-    if let Some(report) = &devices.report {
-        for line in lines(report) {
-            console.line(line)?;
-        }
-    }
+        format!("{provider:<10} {words}")
+    });
+    console.result(&devices, of_providers.chain(devices.report.iter().flat_map(lines)))?;
     Ok(devices)
 }
 
@@ -155,11 +148,6 @@ fn lines(report: &Report) -> Vec<String> {
         report.peak_rss.map(|bytes| format!(", peak RSS {:.1} MB", bytes as f64 / 1e6)).unwrap_or_default(),
     ));
     lines
-}
-
-/// One line of JSON.
-pub(crate) fn json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Error::Usage(format!("cannot be written as JSON: {error}")))
 }
 
 #[cfg(test)]

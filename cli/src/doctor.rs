@@ -9,10 +9,10 @@ use margay::device::library::Locate;
 use margay::device::{Available, Provider};
 use margay::{Bundle, DeviceOptions, Engine};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::config;
 use crate::console::Console;
-use crate::device::json;
 use crate::error::{Error, Result};
 
 /// Less than this and a bundle may not fit, in bytes.
@@ -67,6 +67,7 @@ pub enum Health {
 /// # Errors
 /// [`Error::Unhealthy`] if something will not work.
 pub fn doctor(args: &DoctorArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let mut findings = vec![library()];
     let runs = findings[0].health == Health::Good;
     if runs {
@@ -85,13 +86,11 @@ pub fn doctor(args: &DoctorArgs, console: &mut Console) -> Result<()> {
     findings.push(space());
     findings.push(clock());
     let bad = findings.iter().filter(|finding| finding.health == Health::Bad).count();
-    if args.json {
-        console.line(json(&serde_json::json!({"healthy": bad == 0, "findings": findings}))?)?;
-    } else {
-        for finding in &findings {
-            console.line(line(finding, console.colours()))?;
-        }
-    }
+    let colours = console.colours();
+    console.result(
+        &json!({"healthy": bad == 0, "findings": findings}),
+        findings.iter().map(|finding| line(finding, colours)),
+    )?;
     if bad == 0 { Ok(()) } else { Err(Error::Unhealthy(bad)) }
 }
 

@@ -1,7 +1,7 @@
 //! `margay evaluate`: what an outcome table says.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use margay_evaluation::bootstrap::Bootstrap;
@@ -18,6 +18,9 @@ use serde::Deserialize;
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::score::read_rows;
+
+/// What stands for standard output in the place of a file.
+const STANDARD_OUTPUT: &str = "-";
 
 /// Which rows of which tables are about which models.
 #[derive(Debug, Clone, Args)]
@@ -97,8 +100,8 @@ pub struct OutputArgs {
     /// Seed of the resamples
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub seed: u64,
-    /// File for all numbers as JSON
-    #[arg(long, value_name = "FILE")]
+    /// Print all numbers as one JSON object, or write them to FILE
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = STANDARD_OUTPUT)]
     pub json: Option<PathBuf>,
     /// Folder for a page with figures, and the numbers of each as CSV and JSON
     #[arg(long, value_name = "DIR")]
@@ -110,10 +113,19 @@ impl OutputArgs {
         Bootstrap { resamples: self.resamples, seed: self.seed, ..Bootstrap::default() }
     }
 
-    /// Says where the page is, if one was written.
-    pub(crate) fn say(&self, console: &mut Console) -> Result<()> {
-        let Some(folder) = &self.report else { return Ok(()) };
-        console.line(format!("  report in {}", folder.join("index.html").display()))
+    /// Whether a program reads standard output.
+    pub(crate) fn for_programs(&self) -> bool {
+        self.json.as_deref() == Some(Path::new(STANDARD_OUTPUT))
+    }
+
+    /// The file for all numbers.
+    pub(crate) fn json_file(&self) -> Option<&Path> {
+        self.json.as_deref().filter(|_| !self.for_programs())
+    }
+
+    /// Where the page is, if one was written.
+    pub(crate) fn where_the_page_is(&self) -> Option<String> {
+        self.report.as_ref().map(|folder| format!("  report in {}", folder.join("index.html").display()))
     }
 }
 
@@ -172,6 +184,7 @@ impl CostArgs {
 /// # Errors
 /// [`Error`] naming the file, row, model or goal.
 pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation> {
+    console.for_programs(args.output.for_programs());
     let table = Table::read_all(&args.table.outcomes)?;
     let fit = if args.fit.is_empty() { None } else { Some(Table::read_all(&args.fit)?) };
     let prompts = args.router.then(|| args.table.prompts()).transpose()?;
@@ -188,7 +201,7 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
         bootstrap: args.output.bootstrap(),
     };
     let evaluation = Evaluation::from_table(&table, &models, &options)?;
-    if let Some(path) = &args.output.json {
+    if let Some(path) = args.output.json_file() {
         evaluation.write(path)?;
     }
     if let Some(folder) = &args.output.report {
@@ -196,10 +209,7 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
         let title = format!("Cascade of {}", models.join(" and "));
         ChainReport { title: &title, evaluation: &evaluation, details: &details }.write(folder)?;
     }
-    for line in lines(&evaluation) {
-        console.line(line)?;
-    }
-    args.output.say(console)?;
+    console.result(&evaluation, lines(&evaluation).into_iter().chain(args.output.where_the_page_is()))?;
     Ok(evaluation)
 }
 

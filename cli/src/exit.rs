@@ -19,6 +19,7 @@ Exit codes:
   2    the command line makes no sense
   130  it was interrupted
 
+With --json, standard output is one JSON object a line and nothing else; lines for people and errors go to standard error.
 `margay COMMAND --help` has examples.";
 
 /// The code for an outcome.

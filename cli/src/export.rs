@@ -9,10 +9,11 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use margay::Bundle;
 use margay_exporter::{
-    Export, ExportOptions, MeasureOptions, Method, Operators, Progress, SecretKey, Text, Verification, WeightFormat,
-    export_as, read_texts, sign, verify_checkpoint,
+    Export, ExportOptions, MeasureOptions, Method, Operators, Progress, Quality, SecretKey, Text, Verification,
+    WeightFormat, export_as, read_texts, sign, verify_checkpoint,
 };
 use margay_trainer::Checkpoint;
+use serde_json::{Value, json};
 
 use crate::console::{Bar, Console};
 use crate::error::{Error, Result};
@@ -79,6 +80,9 @@ pub struct ExportArgs {
     /// File of the secret key to sign the bundle with; `margay bundle keygen` makes one
     #[arg(long, value_name = "FILE")]
     pub sign: Option<PathBuf>,
+    /// Print one JSON object: digest, sizes, what was verified and measured; for firmware the policy and its promise
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `margay verify` is told.
@@ -93,6 +97,9 @@ pub struct VerifyArgs {
     /// The texts that its 4-bit weights were calibrated on, if not those that come with margay
     #[arg(long, value_name = "FILE")]
     pub calibration_data: Option<PathBuf>,
+    /// Print one JSON object: the digest, and how far both are apart
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Exports what the command line says: a bundle, or a module for firmware.
@@ -120,6 +127,7 @@ pub fn export_firmware(args: &ExportArgs, console: &mut Console) -> Result<Firmw
 /// # Errors
 /// [`crate::Error`] naming the file or field; the bundle appears whole and verified or not at all.
 pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
+    console.for_programs(args.json);
     let started = Instant::now();
     let key = args.sign.as_deref().map(SecretKey::read).transpose()?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
@@ -166,44 +174,81 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
         };
         export_as(&checkpoint, &args.out, &options, args.weights, &mut progress)?
     };
-    let bytes: u64 = exported.bundle.manifest().files.iter().map(|file| file.size).sum();
-    console.line(format!(
-        "{}: {:.1} MB as {}, {:.3} bytes per parameter, in {:.1} s",
-        args.out.display(),
-        bytes as f64 / 1e6,
-        args.weights,
-        bytes as f64 / parameters as f64,
-        started.elapsed().as_secs_f64(),
-    ))?;
-    if let Some(quantization) = &exported.quantization {
-        console.line(format!("{} against the checkpoint's own weights: {quantization}", args.weights))?;
+    let seconds = started.elapsed().as_secs_f64();
+    if let Some(key) = &key {
+        exported.bundle = sign(&exported.bundle, key)?;
     }
-    if let Some((before, after)) = &exported.quality {
-        console.line(format!(
+    console.result(&of_export(args, &exported, seconds), lines(args, &exported, seconds))?;
+    Ok(exported)
+}
+
+fn bytes_of(exported: &Export) -> u64 {
+    exported.bundle.manifest().files.iter().map(|file| file.size).sum()
+}
+
+/// For programs.
+fn of_export(args: &ExportArgs, exported: &Export, seconds: f64) -> Value {
+    let of = |quality: &Quality| {
+        json!({
+            "perplexity": quality.perplexity(),
+            "tokens": quality.tokens,
+            "accuracy": quality.accuracy(),
+            "answers": quality.answers,
+        })
+    };
+    let Export { bundle, verification, quantization, quality, in_8_bits, rounded, .. } = exported;
+    json!({
+        "bundle": args.out.to_string_lossy(),
+        "model_digest": bundle.model_digest(),
+        "weights": bundle.manifest().model.quantization,
+        "parameters": bundle.manifest().model.parameters,
+        "bytes": bytes_of(exported),
+        "seconds": seconds,
+        "verification": verification,
+        "quantization": quantization,
+        "quality": quality.as_ref().map(|(before, after)| json!({"before": of(before), "after": of(after)})),
+        "in_8_bits": in_8_bits,
+        "rounded": rounded,
+        "signers": bundle.signers(),
+    })
+}
+
+/// For people.
+fn lines(args: &ExportArgs, exported: &Export, seconds: f64) -> Vec<String> {
+    let Export { bundle, verification, quantization, quality, in_8_bits, rounded, .. } = exported;
+    let (bytes, parameters) = (bytes_of(exported) as f64, bundle.manifest().model.parameters as f64);
+    let mut lines = vec![format!(
+        "{}: {:.1} MB as {}, {:.3} bytes per parameter, in {seconds:.1} s",
+        args.out.display(),
+        bytes / 1e6,
+        args.weights,
+        bytes / parameters,
+    )];
+    if let Some(quantization) = quantization {
+        lines.push(format!("{} against the checkpoint's own weights: {quantization}", args.weights));
+    }
+    if let Some((before, after)) = quality {
+        lines.push(format!(
             "perplexity over {} tokens: {:.3} of the checkpoint, {:.3} of the bundle ({:+.2} %)",
             after.tokens,
             before.perplexity(),
             after.perplexity(),
             100.0 * (after.perplexity() / before.perplexity() - 1.0),
-        ))?;
+        ));
         if let (Some(before), Some(own)) = (before.accuracy(), after.accuracy()) {
             let (before, own) = (100.0 * before, 100.0 * own);
-            console.line(format!("accuracy over {} answers: {before:.1} % and {own:.1} %", after.answers))?;
+            lines.push(format!("accuracy over {} answers: {before:.1} % and {own:.1} %", after.answers));
         }
     }
-    if !exported.in_8_bits.is_empty() {
-        console.line(format!("in 8 bits: {}", joined(&exported.in_8_bits)))?;
+    if !in_8_bits.is_empty() {
+        lines.push(format!("in 8 bits: {}", joined(in_8_bits)));
     }
-    if !exported.rounded.is_empty() {
-        console
-            .line(format!("rounded, to save bytes, from 4-bit grids of their own: {}", joined(&exported.rounded)))?;
+    if !rounded.is_empty() {
+        lines.push(format!("rounded, to save bytes, from 4-bit grids of their own: {}", joined(rounded)));
     }
-    console.line(verified(args.weights, &exported.verification))?;
-    if let Some(key) = &key {
-        exported.bundle = sign(&exported.bundle, key)?;
-        console.line(format!("signed by {}", key.public_key()))?;
-    }
-    Ok(exported)
+    lines.push(verified(args.weights, verification));
+    lines.extend(bundle.signers().iter().map(|key| format!("signed by {key}")));
+    lines
 }
 
 /// Holds a bundle against its checkpoint.
@@ -211,6 +256,7 @@ pub fn export(args: &ExportArgs, console: &mut Console) -> Result<Export> {
 /// # Errors
 /// [`crate::Error`] when either cannot be read or they do not compute the same.
 pub fn verify(args: &VerifyArgs, console: &mut Console) -> Result<Verification> {
+    console.for_programs(args.json);
     let bundle = Bundle::open(&args.bundle)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     library::prepare(console, "")?;
@@ -220,7 +266,12 @@ pub fn verify(args: &VerifyArgs, console: &mut Console) -> Result<Verification> 
         ..ExportOptions::default()
     };
     let verification = verify_checkpoint(&bundle, &checkpoint, &options)?;
-    console.line(verified(&bundle.manifest().model.quantization, &verification))?;
+    let facts = json!({
+        "bundle": args.bundle.to_string_lossy(),
+        "model_digest": bundle.model_digest(),
+        "verification": verification,
+    });
+    console.result(&facts, [verified(&bundle.manifest().model.quantization, &verification)])?;
     Ok(verification)
 }
 

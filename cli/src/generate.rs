@@ -9,12 +9,12 @@ use clap::Args;
 use margay::policy::{Decision, TokenSignals};
 use margay::{
     Choice, ChooseOptions, Constraint, GenerateOptions, Generation, Message, Normalise, Overflow, Request, Sampling,
-    Timings,
+    ScoredAnswer, Timings,
 };
 use serde_json::{Value, json};
 
 use crate::console::Console;
-use crate::device::{DeviceArgs, json};
+use crate::device::DeviceArgs;
 use crate::error::{Error, Result};
 use crate::library;
 
@@ -119,7 +119,7 @@ impl GenerateArgs {
         let mut options = self.sampling.options();
         options.raw_prompt = self.raw;
         options.constraint = match (&self.schema, &self.regex) {
-            (Some(path), _) => Some(Constraint::JsonSchema(from_json(path, &read(path)?)?)),
+            (Some(path), _) => Some(Constraint::JsonSchema(schema(path)?)),
             (None, Some(regex)) => Some(Constraint::Regex(regex.clone())),
             (None, None) => None,
         };
@@ -142,6 +142,13 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|source| Error::io("read", path, source))
 }
 
+fn schema(path: &Path) -> Result<Value> {
+    match from_json(path, &read(path)?)? {
+        schema @ (Value::Object(_) | Value::Bool(_)) => Ok(schema),
+        _ => Err(Error::Usage(format!("{}: a JSON schema is an object, or true or false", path.display()))),
+    }
+}
+
 fn from_json<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| Error::Usage(format!("{}: {error}", path.display())))
 }
@@ -161,6 +168,7 @@ fn standard_input() -> Result<String> {
 /// # Errors
 /// [`Error`] naming the bundle, file or option.
 pub fn generate(args: &GenerateArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let request = args.request()?;
     let (bundle, engine) = library::open(&args.bundle, args.device.options(), console)?;
     let policy = bundle.policy().map(|calibrated| &calibrated.policy);
@@ -170,52 +178,45 @@ pub fn generate(args: &GenerateArgs, console: &mut Console) -> Result<()> {
         let choice = engine.choose(&request, &args.options, &options, policy)?;
         return print_choice(args, &choice, console);
     }
-    let stream = !args.json;
     let mut broken = Ok(());
     let generation = engine.generate(&request, policy, &mut |token| {
-        if stream {
+        if !args.json {
             broken = console.piece(token.text);
         }
         if broken.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     broken?;
-    if args.json {
-        return console.line(json(&of_generation(&generation))?);
-    }
-    console.line("")?;
-    console.aside().line(in_words(&generation))
+    console.result(&of_generation(&generation), [""])?;
+    if args.json { Ok(()) } else { console.aside().line(in_words(&generation)) }
 }
 
 fn print_choice(args: &GenerateArgs, choice: &Choice, console: &mut Console) -> Result<()> {
+    let answers = || args.options.iter().zip(&choice.answers);
+    let of_answer = |(text, answer): (&String, &ScoredAnswer)| {
+        json!({
+            "text": text,
+            "score": answer.score,
+            "log_likelihood": answer.log_likelihood,
+            "probability": answer.probability,
+            "token_ids": answer.token_ids,
+            "log_probabilities": log_probabilities(&answer.signals),
+        })
+    };
+    let facts = json!({
+        "text": args.options[choice.best],
+        "answers": answers().map(of_answer).collect::<Vec<_>>(),
+        "decision": decided(choice.decision.as_ref()),
+        "prompt_tokens": choice.prompt_tokens,
+        "cached_tokens": choice.cached_tokens,
+        "computed_tokens": choice.computed_tokens,
+        "timings": timed(&choice.timings),
+    });
+    console.result(&facts, [&args.options[choice.best]])?;
     if args.json {
-        let answers: Vec<Value> = args
-            .options
-            .iter()
-            .zip(&choice.answers)
-            .map(|(text, answer)| {
-                json!({
-                    "text": text,
-                    "score": answer.score,
-                    "log_likelihood": answer.log_likelihood,
-                    "probability": answer.probability,
-                    "token_ids": answer.token_ids,
-                    "log_probabilities": log_probabilities(&answer.signals),
-                })
-            })
-            .collect();
-        return console.line(json(&json!({
-            "text": args.options[choice.best],
-            "answers": answers,
-            "decision": decided(choice.decision.as_ref()),
-            "prompt_tokens": choice.prompt_tokens,
-            "cached_tokens": choice.cached_tokens,
-            "computed_tokens": choice.computed_tokens,
-            "timings": timed(&choice.timings),
-        }))?);
+        return Ok(());
     }
-    console.line(&args.options[choice.best])?;
     let mut aside = console.aside();
-    for (text, answer) in args.options.iter().zip(&choice.answers) {
+    for (text, answer) in answers() {
         let share = 100.0 * answer.probability;
         aside.line(format!("{share:5.1} %  {:9.3} nats  {text}", answer.log_likelihood))?;
     }

@@ -13,8 +13,8 @@ use margay::policy::{Aggregate, Rule, TokenSignals};
 use margay::{ChooseOptions, Engine, GenerateOptions, Normalise, Request};
 use margay_evaluation::outcome::{Outcome, Table, Writer};
 use margay_trainer::quality::Metric;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::console::Console;
@@ -78,6 +78,9 @@ pub struct ScoreArgs {
     /// Longest written answer, in tokens
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_tokens: usize,
+    /// Print one JSON object: rows asked now and known before, and their mean quality
+    #[arg(long)]
+    pub json: bool,
     /// What the model may use
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -101,7 +104,7 @@ struct Row {
 }
 
 /// What came of a run.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Scored {
     /// Rows that were asked now.
     pub asked: usize,
@@ -116,6 +119,16 @@ pub struct Scored {
 /// # Errors
 /// [`Error`] naming the file and line; what was written so far stays and is gone on with.
 pub fn score(args: &ScoreArgs, console: &mut Console) -> Result<Scored> {
+    console.for_programs(args.json);
+    let scored = run(args, console)?;
+    let Scored { asked, known, quality } = scored;
+    let line = format!("{}: {asked} rows asked, {known} known, mean quality {quality:.4}", args.out.display());
+    console.result(&scored, [line])?;
+    Ok(scored)
+}
+
+/// The same without a word about it.
+pub(crate) fn run(args: &ScoreArgs, console: &mut Console) -> Result<Scored> {
     let rows: Vec<(usize, Row)> = read_rows(&args.data, args.limit)?;
     let (bundle, engine) = library::open(&args.bundle, args.device.options(), console)?;
     let model = args.model.clone().unwrap_or_else(|| bundle.manifest().name.clone());
@@ -135,14 +148,7 @@ pub fn score(args: &ScoreArgs, console: &mut Console) -> Result<Scored> {
     }
     drop(bar);
     file.sync_all().map_err(|source| Error::io("write", &args.out, source))?;
-    let scored = Scored { asked, known: known.len(), quality: total / (asked + known.len()).max(1) as f64 };
-    console.line(format!(
-        "{}: {asked} rows asked, {} known, mean quality {:.4}",
-        args.out.display(),
-        scored.known,
-        scored.quality
-    ))?;
-    Ok(scored)
+    Ok(Scored { asked, known: known.len(), quality: total / (asked + known.len()).max(1) as f64 })
 }
 
 /// The rows of a task file with their line numbers.

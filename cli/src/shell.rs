@@ -43,6 +43,7 @@ pub fn completions(args: &CompletionsArgs, console: &mut Console) -> Result<()> 
 /// # Errors
 /// [`Error::Io`] naming the folder or file that cannot be written.
 pub fn man(args: &ManArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     std::fs::create_dir_all(&args.out).map_err(|source| Error::io("make", &args.out, source))?;
     let failed = |source| Error::io("write to", &args.out, source);
     clap_mangen::generate_to(crate::command().disable_help_subcommand(true), &args.out).map_err(failed)?;
@@ -52,8 +53,6 @@ pub fn man(args: &ManArgs, console: &mut Console) -> Result<()> {
         written.extend((name.starts_with("margay") && name.ends_with(".1")).then_some(name));
     }
     written.sort();
-    if args.json {
-        return console.line(json!({"pages": written}).to_string());
-    }
-    console.line(format!("{} pages in {}", written.len(), args.out.display()))
+    let line = format!("{} pages in {}", written.len(), args.out.display());
+    console.result(&json!({"folder": args.out.to_string_lossy(), "pages": written}), [line])
 }

@@ -12,6 +12,7 @@ use margay_intents::{Classifier, Parts, ShapeError};
 use margay_policy::Policy;
 use margay_trainer::data::Example;
 use margay_trainer::intents::IntentClassifier;
+use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -36,7 +37,7 @@ pub struct QuantizedIntents<'a> {
 }
 
 /// How often classifier and device are right on the same rows.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct IntentAccuracy {
     /// How many rows there are.
     pub rows: usize,

@@ -15,7 +15,7 @@ use self::schema::Schema;
 pub use self::schema::{
     Api, BreakerSection, BudgetSection, CacheSection, CascadeSection, CloudSection, ConnectivitySection, DeviceSection,
     HedgeSection, IdentitySection, LimitSection, OutboxSection, PrivacySection, ProxySection, RetrySection,
-    RootsSection, ServerSection, TokenSection,
+    RootsSection, ServerSection, TelemetrySection, TokenSection,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -48,6 +48,8 @@ pub struct Configuration {
     pub cache: Option<CacheSection>,
     /// Whether there is a way to the cloud.
     pub connectivity: Option<ConnectivitySection>,
+    /// Who is told how it goes. The command line's to heed: an app has a subscriber and a recorder of its own.
+    pub telemetry: Option<TelemetrySection>,
     /// What relative paths in it are relative to.
     folder: PathBuf,
 }
@@ -108,9 +110,10 @@ impl Configuration {
             let why = "`hedge` needs a `fallback` to ask as well";
             return Err(wrong(schema.cloud.span(), why.into()));
         }
-        let Schema { device, cascade, cloud, privacy, budget, outbox, cache, connectivity, .. } = schema;
+        let Schema { device, cascade, cloud, privacy, budget, outbox, cache, connectivity, telemetry, .. } = schema;
         let cloud = cloud.into_inner();
-        Ok(Self { device, cascade, cloud, privacy, budget, outbox, cache, connectivity, folder: folder.into() })
+        let folder = folder.into();
+        Ok(Self { device, cascade, cloud, privacy, budget, outbox, cache, connectivity, telemetry, folder })
     }
 
     /// A path of the file, from where this process stands.

@@ -105,6 +105,19 @@ if (who === "device") {
     const stop = text.slice(Math.floor(text.length / 2)).slice(0, 2);
     assert.equal((await ask({ stop })).choices[0].message.content, text.slice(0, text.indexOf(stop)));
   });
+  await check("an answer is JSON of the schema that was asked for", async () => {
+    const schema = {
+      type: "object",
+      properties: { wild: { type: "boolean" }, cat: { enum: ["margay", "ocelot"] } },
+      required: ["wild", "cat"],
+      additionalProperties: false,
+    };
+    const response_format = { type: "json_schema", json_schema: { name: "cat", strict: true, schema } };
+    const runner = client.chat.completions.stream({ model, messages: hello, max_tokens: 200, response_format });
+    const value = JSON.parse((await runner.finalChatCompletion()).choices[0].message.content);
+    assert.deepEqual(Object.keys(value), ["wild", "cat"]);
+    assert.ok(typeof value.wild === "boolean" && ["margay", "ocelot"].includes(value.cat));
+  });
   await check("a seed gives the same answer again", async () => {
     const drawn = async () => (await ask({ temperature: 1.5, seed: 7 })).choices[0].message.content;
     assert.equal(await drawn(), await drawn());

@@ -165,6 +165,40 @@ if who == "device":
         assert drawn(7) == drawn(7) == drawn(7)
         assert len({drawn(seed) for seed in range(6)}) > 1
 
+    @check("an answer is JSON of the schema that was asked for, fields in its order, drawn or not, whole or streamed")
+    def _():
+        properties = {
+            "wild": {"type": "boolean"},
+            "cat": {"enum": ["margay", "ocelot"]},
+            "age": {"type": "integer", "minimum": 1, "maximum": 12},
+        }
+        schema = {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+        wanted = {"type": "json_schema", "json_schema": {"name": "cat", "strict": True, "schema": schema}}
+
+        def obeys(text):
+            value = json.loads(text)
+            assert list(value) == list(properties), text
+            assert value["cat"] in ("margay", "ocelot") and isinstance(value["wild"], bool) and 1 <= value["age"] <= 12
+
+        for seed in range(4):
+            drawn = dict(temperature=1.5, seed=seed, response_format=wanted)
+            answer = client.chat.completions.create(model=model, messages=hello, max_tokens=200, **drawn)
+            obeys(answer.choices[0].message.content)
+            assert answer.choices[0].finish_reason == "stop"
+        greedy = dict(model=model, messages=hello, max_tokens=200, response_format=wanted)
+        obeys(text_of(client.chat.completions.create(stream=True, **greedy)))
+        json_object = {"type": "json_object"}
+        any_object = client.chat.completions.create(model=model, messages=hello, max_tokens=400, response_format=json_object)
+        if any_object.choices[0].finish_reason == "stop":
+            assert isinstance(json.loads(any_object.choices[0].message.content), dict)
+        nonsense = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "cat"}}}
+        refused(openai.BadRequestError, lambda: ask(response_format=nonsense))
+
     @check("functions are refused where no model knows of them")
     def _():
         tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]

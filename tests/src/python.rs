@@ -43,6 +43,10 @@ pub const TRANSFORMERS: Requirements = Requirements {
 /// OpenAI's client for Python.
 pub const OPENAI: Requirements = Requirements { name: "openai", packages: &["openai==3.54.0"] };
 
+/// The protocol of OpenTelemetry, to read what was exported.
+pub const OPENTELEMETRY: Requirements =
+    Requirements { name: "opentelemetry", packages: &["opentelemetry-proto==1.45.2", "protobuf==6.33.1"] };
+
 /// Packages at exact versions.
 #[derive(Debug, Clone, Copy)]
 pub struct Requirements {
@@ -91,8 +95,16 @@ impl Python {
     /// # Errors
     /// When it ends with an error: the text has what it said.
     pub fn run(&self, script: &Path, arguments: &[&Path]) -> Result<String> {
-        let output = succeed(Command::new(&self.interpreter).arg(script).args(arguments).env("PYTHONUTF8", "1"))?;
+        let output = succeed(self.command(script).args(arguments))?;
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// A script, to be started.
+    #[must_use]
+    pub fn command(&self, script: &Path) -> Command {
+        let mut command = Command::new(&self.interpreter);
+        command.arg(script).env("PYTHONUTF8", "1");
+        command
     }
 }
 

@@ -1,8 +1,9 @@
 //! The main job, end to end, on a tenth of the data: what the demonstration claims is held against what it left behind.
 #![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
+use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use margay::cloud::{CloudClient, Retry, Roots};
@@ -27,8 +28,28 @@ fn run(out: &Path) -> Summary {
         seed: 7,
         data: None,
         objectives: vec![Objective::Xent, Objective::CatXent],
+        json: true,
     };
-    demo(&args, &mut Console::to(Box::new(std::io::sink()))).unwrap()
+    let printed = Printed::default();
+    let summary = demo(&args, &mut Console::to(Box::new(printed.clone()))).unwrap();
+    let printed = String::from_utf8(printed.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(serde_json::from_str::<Summary>(&printed).unwrap(), summary, "--json is that, on one line");
+    assert_eq!(printed.lines().count(), 1);
+    summary
+}
+
+/// Standard output, kept.
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One test, because training is what takes the time; its parts say what they prove.
@@ -171,6 +192,7 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         fit: Vec::new(),
         per_task: false,
         sign: None,
+        json: false,
     };
     let before = Bundle::open(&bundle).unwrap();
     let refused = calibrate(&target("risk<=0.0001@0.99"), &mut console).unwrap_err();

@@ -74,7 +74,7 @@ impl Servers {
     /// Runs the list against both; each says what it has checked.
     fn check(&self, run: impl Fn(&[&str]) -> String) {
         for (arguments, at_least) in [
-            (&[&*self.device.endpoint(), "toy", "device"][..], 13),
+            (&[&*self.device.endpoint(), "toy", "device"][..], 14),
             (&[&*self.cascade.endpoint(), "both", "cloud", TOKEN][..], 11),
         ] {
             let checked: Vec<String> = serde_json::from_str(run(arguments).trim()).unwrap();

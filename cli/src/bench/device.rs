@@ -90,19 +90,21 @@ fn ids(engine: &Engine, count: usize) -> Result<Vec<u32>> {
 }
 
 impl Measured {
-    pub(super) fn print(&self, console: &mut Console) -> Result<()> {
+    pub(super) fn lines(&self) -> Vec<String> {
         let products = if self.own_operators { "Margay's own operators" } else { "ONNX Runtime's operators" };
-        console.line(format!("products by {products}"))?;
         let canary = if self.canary_noted { "canary noted before" } else { "canary included" };
-        console.line(format!("verify and load   {:>8.0} ms, {canary}", 1e3 * self.load_seconds))?;
+        let mut lines = vec![
+            format!("products by {products}"),
+            format!("verify and load   {:>8.0} ms, {canary}", 1e3 * self.load_seconds),
+        ];
         if let Some(seconds) = median(self.prefill_seconds.iter().copied()) {
             let rate = self.prompt_tokens as f64 / seconds;
-            console.line(format!("prefill of {:<6} {rate:>8.0} tokens/s", self.prompt_tokens))?;
+            lines.push(format!("prefill of {:<6} {rate:>8.0} tokens/s", self.prompt_tokens));
         }
         if let Some(seconds) = median(self.decode_seconds.iter().copied()) {
-            console.line(format!("decode            {:>8.0} tokens/s, signals and policy included", 1.0 / seconds))?;
+            lines.push(format!("decode            {:>8.0} tokens/s, signals and policy included", 1.0 / seconds));
         }
-        Ok(())
+        lines
     }
 }
 

@@ -36,7 +36,7 @@ pub struct BenchArgs {
     /// Leave the graph for Margay's own operators aside
     #[arg(long)]
     pub portable: bool,
-    /// Print JSON
+    /// Print one JSON object: every measurement, or with llama.cpp the medians side by side
     #[arg(long)]
     pub json: bool,
     /// Measure llama.cpp beside it, turn about: folder with llama-bench
@@ -58,20 +58,16 @@ impl BenchArgs {
 /// # Errors
 /// [`crate::Error`] when the bundle does not load or a program that is measured fails.
 pub fn bench(args: &BenchArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     if args.rounds == 0 {
         return Err(Error::Usage("0 rounds measure nothing".into()));
     }
     let (Some(folder), Some(gguf)) = (&args.against_llama_cpp, &args.gguf) else {
         let measured = device::measure(args, console)?;
-        return if args.json { json(&measured, console) } else { measured.print(console) };
+        return console.result(&measured, measured.lines());
     };
     let comparison = table::compare(args, folder, gguf, console)?;
-    if args.json { json(&comparison, console) } else { comparison.print(console) }
-}
-
-fn json(value: &impl serde::Serialize, console: &mut Console) -> Result<()> {
-    let text = serde_json::to_string(value).map_err(|e| Error::Usage(format!("a figure is not a number: {e}")))?;
-    console.line(text)
+    console.result(&comparison, comparison.lines())
 }
 
 /// The middle of `values`; of an even number, the mean of the two in the middle.

@@ -158,14 +158,18 @@ fn margay(args: &BenchArgs, [prompt, answer]: [usize; 2], repetitions: usize) ->
 }
 
 impl Comparison {
-    pub(super) fn print(&self, console: &mut Console) -> Result<()> {
+    pub(super) fn lines(&self) -> Vec<String> {
         let products = if self.own_operators { "Margay's own operators" } else { "ONNX Runtime's operators" };
         let (rounds, threads) = (self.rounds, self.threads);
-        console.line(format!("{rounds} rounds turn about after a first start of either, {threads} threads, medians; products by {products}"))?;
-        console.line(format!("{:<32}{:>10}{:>12}{:>9}", "", "margay", "llama.cpp", "ratio"))?;
-        for Row { name, margay, llama_cpp, ratio } in &self.rows {
-            console.line(format!("{name:<32}{margay:>10.0}{llama_cpp:>12.0}{ratio:>8.2}x"))?;
-        }
-        Ok(())
+        let mut lines = vec![
+            format!(
+                "{rounds} rounds turn about after a first start of either, {threads} threads, medians; products by {products}"
+            ),
+            format!("{:<32}{:>10}{:>12}{:>9}", "", "margay", "llama.cpp", "ratio"),
+        ];
+        lines.extend(self.rows.iter().map(|Row { name, margay, llama_cpp, ratio }| {
+            format!("{name:<32}{margay:>10.0}{llama_cpp:>12.0}{ratio:>8.2}x")
+        }));
+        lines
     }
 }

@@ -7,7 +7,7 @@ use margay::Bundle;
 use margay::bundle::archive;
 use serde_json::json;
 
-use super::{TrustArgs, print_json};
+use super::TrustArgs;
 use crate::console::Console;
 use crate::error::{Error, Result};
 
@@ -43,6 +43,7 @@ pub struct UnpackArgs {
 }
 
 pub(super) fn pack(args: &PackArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     if args.bundle.is_file() {
         return Err(Error::Usage(format!("{} is one file already", args.bundle.display())));
     }
@@ -50,20 +51,18 @@ pub(super) fn pack(args: &PackArgs, console: &mut Console) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| args.bundle.with_extension(archive::ARCHIVE_EXTENSION));
     archive::pack(&bundle, &out)?;
     let bytes = out.metadata().map_err(|error| Error::io("read", &out, error))?.len();
-    match args.json {
-        true => print_json(&json!({"archive": out, "bytes": bytes, "model_digest": bundle.model_digest()}), console),
-        false => console.line(format!("{}: {:.1} MB, one file", out.display(), bytes as f64 / 1e6)),
-    }
+    console.result(
+        &json!({"archive": out.to_string_lossy(), "bytes": bytes, "model_digest": bundle.model_digest()}),
+        [format!("{}: {:.1} MB, one file", out.display(), bytes as f64 / 1e6)],
+    )
 }
 
 pub(super) fn unpack(args: &UnpackArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let out = args.out.clone().unwrap_or_else(|| args.archive.with_extension(""));
     let bundle = archive::unpack(&args.archive, &out, &args.trust.options())?;
-    match args.json {
-        true => print_json(
-            &json!({"folder": out, "model_digest": bundle.model_digest(), "signers": bundle.signers()}),
-            console,
-        ),
-        false => console.line(format!("{}: {}, every byte verified", out.display(), bundle.manifest().name)),
-    }
+    console.result(
+        &json!({"folder": out.to_string_lossy(), "model_digest": bundle.model_digest(), "signers": bundle.signers()}),
+        [format!("{}: {}, every byte verified", out.display(), bundle.manifest().name)],
+    )
 }

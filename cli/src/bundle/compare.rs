@@ -7,7 +7,6 @@ use clap::Args;
 use margay::Bundle;
 use serde_json::{Value, json};
 
-use super::print_json;
 use crate::console::Console;
 use crate::error::{Error, Result};
 
@@ -32,6 +31,7 @@ pub struct DiffArgs {
 type Differences = Vec<(String, Option<Value>, Option<Value>)>;
 
 pub(super) fn diff(args: &DiffArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let (a, b) = (Bundle::open(&args.a)?, Bundle::open(&args.b)?);
     let (facts_a, facts_b) = (facts(&a)?, facts(&b)?);
     let mut paths: Vec<&String> = facts_a.keys().chain(facts_b.keys()).collect();
@@ -39,15 +39,12 @@ pub(super) fn diff(args: &DiffArgs, console: &mut Console) -> Result<()> {
     paths.dedup();
     let values = |path: &String| (path.clone(), facts_a.get(path).cloned(), facts_b.get(path).cloned());
     let differences: Differences = paths.into_iter().map(values).filter(|(_, a, b)| a != b).collect();
-    if args.json {
-        let list: Vec<Value> = differences.iter().map(|(path, a, b)| json!({"field": path, "a": a, "b": b})).collect();
-        let same_model = a.model_digest() == b.model_digest();
-        print_json(&json!({"same": list.is_empty(), "same_model": same_model, "differences": list}), console)?;
-    } else {
-        for line in lines(&differences, a.model_digest() == b.model_digest()) {
-            console.line(line)?;
-        }
-    }
+    let list: Vec<Value> = differences.iter().map(|(path, a, b)| json!({"field": path, "a": a, "b": b})).collect();
+    let same_model = a.model_digest() == b.model_digest();
+    console.result(
+        &json!({"same": list.is_empty(), "same_model": same_model, "differences": list}),
+        lines(&differences, same_model),
+    )?;
     match args.exit_code && !differences.is_empty() {
         true => Err(Error::Usage("the bundles differ".into())),
         false => Ok(()),

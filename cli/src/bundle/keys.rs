@@ -7,7 +7,6 @@ use margay::Bundle;
 use margay_exporter::{SecretKey, remove_signatures, sign as sign_bundle};
 use serde_json::json;
 
-use super::print_json;
 use crate::console::Console;
 use crate::error::{Error, Result};
 
@@ -40,6 +39,7 @@ pub struct SignArgs {
 }
 
 pub(super) fn keygen(args: &KeygenArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let (secret, public) = (with_ending(&args.out, "key"), with_ending(&args.out, "pub"));
     if public.exists() {
         let taken = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
@@ -49,16 +49,21 @@ pub(super) fn keygen(args: &KeygenArgs, console: &mut Console) -> Result<()> {
     key.write_new(&secret)?;
     let line = format!("{}\n", key.public_key());
     std::fs::write(&public, line).map_err(|error| Error::io("write", &public, error))?;
-    match args.json {
-        true => print_json(&json!({"public_key": key.public_key(), "secret": secret, "public": public}), console),
-        false => {
-            console.line(key.public_key().to_string())?;
-            console.line(format!("{} is secret; {} is for everybody", secret.display(), public.display()))
-        }
-    }
+    console.result(
+        &json!({
+            "public_key": key.public_key(),
+            "secret": secret.to_string_lossy(),
+            "public": public.to_string_lossy(),
+        }),
+        [
+            key.public_key().to_string(),
+            format!("{} is secret; {} is for everybody", secret.display(), public.display()),
+        ],
+    )
 }
 
 pub(super) fn sign(args: &SignArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     if args.bundle.is_file() {
         let what = args.bundle.display();
         return Err(Error::Usage(format!("{what} is one file: sign the folder, then `margay bundle pack` it")));
@@ -69,13 +74,11 @@ pub(super) fn sign(args: &SignArgs, console: &mut Console) -> Result<()> {
         Some(key) => sign_bundle(&bundle, key)?,
         None => remove_signatures(&bundle)?,
     };
-    if args.json {
-        return print_json(&json!({"model_digest": bundle.model_digest(), "signers": bundle.signers()}), console);
-    }
-    match &key {
-        Some(key) => console.line(format!("{}: signed by {}", args.bundle.display(), key.public_key())),
-        None => console.line(format!("{}: not signed", args.bundle.display())),
-    }
+    let line = match &key {
+        Some(key) => format!("{}: signed by {}", args.bundle.display(), key.public_key()),
+        None => format!("{}: not signed", args.bundle.display()),
+    };
+    console.result(&json!({"model_digest": bundle.model_digest(), "signers": bundle.signers()}), [line])
 }
 
 fn with_ending(path: &Path, ending: &str) -> PathBuf {

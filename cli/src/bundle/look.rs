@@ -6,9 +6,9 @@ use std::time::Instant;
 use clap::Args;
 use margay::bundle::archive;
 use margay::{Bundle, DeviceOptions, Engine};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{TrustArgs, bytes_of, print_json};
+use super::{TrustArgs, bytes_of};
 use crate::console::Console;
 use crate::error::Result;
 use crate::library;
@@ -42,18 +42,16 @@ pub struct VerifyArgs {
 }
 
 pub(super) fn inspect(args: &InspectArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let bundle = Bundle::open(&args.bundle)?;
-    if args.json {
-        let facts = json!({
-            "model_digest": bundle.model_digest(),
-            "signers": bundle.signers(),
-            "bytes": bytes_of(&bundle),
-            "manifest": bundle.manifest(),
-            "policy": bundle.policy(),
-        });
-        return print_json(&facts, console);
-    }
-    lines(&bundle).into_iter().try_for_each(|line| console.line(line))
+    let facts = json!({
+        "model_digest": bundle.model_digest(),
+        "signers": bundle.signers(),
+        "bytes": bytes_of(&bundle),
+        "manifest": bundle.manifest(),
+        "policy": bundle.policy(),
+    });
+    console.result(&facts, lines(&bundle))
 }
 
 fn lines(bundle: &Bundle) -> Vec<String> {
@@ -108,6 +106,7 @@ fn lines(bundle: &Bundle) -> Vec<String> {
 }
 
 pub(super) fn verify(args: &VerifyArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let started = Instant::now();
     let options = args.trust.options();
     if args.bundle.is_file() {
@@ -124,38 +123,33 @@ pub(super) fn verify(args: &VerifyArgs, console: &mut Console) -> Result<()> {
         }
         false => None,
     };
-    if args.json {
-        return print_json(
-            &json!({
-                "model_digest": bundle.model_digest(),
-                "signers": bundle.signers(),
-                "trusted": !args.trust.trust.is_empty(),
-                "files": bundle.manifest().files.len(),
-                "bytes": bytes,
-                "milliseconds": took.as_secs_f64() * 1e3,
-                "canary_error": model.as_ref().map_or(Value::Null, |(error, _)| json!(error)),
-                "golden": model.as_ref().map_or(Value::Null, |(_, golden)| json!(golden)),
-            }),
-            console,
-        );
-    }
     let (files, ms) = (bundle.manifest().files.len(), took.as_secs_f64() * 1e3);
+    let facts = json!({
+        "model_digest": bundle.model_digest(),
+        "signers": bundle.signers(),
+        "trusted": !args.trust.trust.is_empty(),
+        "files": files,
+        "bytes": bytes,
+        "milliseconds": ms,
+        "canary_error": model.as_ref().map(|(error, _)| error),
+        "golden": model.as_ref().map(|(_, golden)| golden),
+    });
     let name = args.bundle.display();
-    console.line(format!(
+    let mut lines = vec![format!(
         "{name}: {files} files, {:.1} MB, every byte as the manifest says ({ms:.0} ms)",
         bytes as f64 / 1e6
-    ))?;
-    match (bundle.signers(), args.trust.trust.is_empty()) {
-        ([], _) => console.line("not signed")?,
+    )];
+    lines.push(match (bundle.signers(), args.trust.trust.is_empty()) {
+        ([], _) => "not signed".into(),
         (signers, anyone) => {
             let note = if anyone { "; --trust KEY says whether that is who you want" } else { ", which is trusted" };
             let signers: Vec<String> = signers.iter().map(ToString::to_string).collect();
-            console.line(format!("signed by {}{note}", signers.join(", ")))?;
+            format!("signed by {}{note}", signers.join(", "))
         }
+    });
+    if let Some((canary_error, golden)) = &model {
+        lines.push(format!("canary decoded, its logits within {canary_error:.1e}"));
+        lines.push(golden.to_string());
     }
-    if let Some((canary_error, golden)) = model {
-        console.line(format!("canary decoded, its logits within {canary_error:.1e}"))?;
-        console.line(golden.to_string())?;
-    }
-    Ok(())
+    console.result(&facts, lines)
 }

@@ -9,10 +9,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use margay::bundle::{Bundle, BundleOptions, PublicKey};
-use serde::Serialize;
 
 use crate::console::Console;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub use archives::{PackArgs, UnpackArgs};
 pub use compare::DiffArgs;
@@ -41,7 +40,7 @@ pub enum BundleCommand {
 /// Runs one of the commands.
 ///
 /// # Errors
-/// [`Error`] naming the bundle, file, field or key.
+/// [`crate::Error`] naming the bundle, file, field or key.
 pub fn run(command: &BundleCommand, console: &mut Console) -> Result<()> {
     match command {
         BundleCommand::Inspect(args) => look::inspect(args, console),
@@ -73,12 +72,6 @@ impl TrustArgs {
 
 fn public_key(text: &str) -> Result<PublicKey, margay::Error> {
     if text.starts_with("ed25519:") { text.parse() } else { PublicKey::read(&PathBuf::from(text)) }
-}
-
-/// One JSON object, for programs.
-fn print_json(value: &impl Serialize, console: &mut Console) -> Result<()> {
-    let json = serde_json::to_string_pretty(value).map_err(|error| Error::Usage(error.to_string()))?;
-    console.line(json)
 }
 
 fn bytes_of(bundle: &Bundle) -> u64 {

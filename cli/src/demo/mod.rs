@@ -47,6 +47,9 @@ pub struct DemoArgs {
     /// Objectives to train the small model with, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "xent,cat-xent,cat-dist")]
     pub objectives: Vec<Objective>,
+    /// Print one JSON object: what summary.json has
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The rule that scores the device's answers.
@@ -57,6 +60,7 @@ const RULE: Rule = Rule::ChowAverage;
 /// # Errors
 /// [`Error`] naming the file, address or option; `summary.json`, `outcomes.csv` and `report.html` appear whole or not at all.
 pub fn demo(args: &DemoArgs, console: &mut Console) -> Result<Summary> {
+    console.for_programs(args.json);
     let started = Instant::now();
     let recipe = if args.quick { Recipe::quick(args.seed) } else { Recipe::full(args.seed) };
     check_objectives(&args.objectives)?;
@@ -150,12 +154,10 @@ pub fn demo(args: &DemoArgs, console: &mut Console) -> Result<Summary> {
     }
     cloud.stop()?;
 
-    let (summary, lines) = table.finish(out, &recipe, &data, results::facts(&large, &small))?;
+    let (summary, mut lines) = table.finish(out, &recipe, &data, results::facts(&large, &small))?;
     step.done("report", format!("{}, summary.json, outcomes.csv", out.join("report.html").display()))?;
-    for line in lines {
-        console.line(line)?;
-    }
-    console.line(format!("\nDone in {:.0} s.", started.elapsed().as_secs_f64()))?;
+    lines.push(format!("\nDone in {:.0} s.", started.elapsed().as_secs_f64()));
+    console.result(&summary, lines)?;
     Ok(summary)
 }
 

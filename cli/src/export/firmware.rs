@@ -11,6 +11,7 @@ use margay_evaluation::pairing::{Pair, Pairing};
 use margay_exporter::firmware::{Classified, IntentAccuracy, QuantizedIntents, write_firmware};
 use margay_trainer::data::{Example, read_jsonl};
 use margay_trainer::intents::IntentClassifier;
+use serde::Serialize;
 
 use super::ExportArgs;
 use crate::console::Console;
@@ -23,12 +24,16 @@ const LEVEL: f64 = 0.95;
 const RULE: Rule = Rule::FirstToken;
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FirmwareExport {
     /// Bytes of weights.
     pub bytes: u64,
     /// The policy that the device applies.
     pub policy: Policy,
+    /// What its threshold promises, in words.
+    pub promise: String,
+    /// On the calibration rows.
+    pub calibration: IntentAccuracy,
     /// On the test rows, if there were any.
     pub accuracy: Option<IntentAccuracy>,
 }
@@ -38,6 +43,7 @@ pub struct FirmwareExport {
 /// # Errors
 /// [`Error`] naming the file; also if 8 bits cost more than a point of accuracy on the calibration rows.
 pub(super) fn export(args: &ExportArgs, console: &mut Console) -> Result<FirmwareExport> {
+    console.for_programs(args.json);
     let calibration = args.calibration_data.as_deref();
     let calibration = calibration.ok_or_else(|| {
         Error::Usage(
@@ -60,11 +66,11 @@ pub(super) fn export(args: &ExportArgs, console: &mut Console) -> Result<Firmwar
             classifier.buckets(),
             classifier.hidden()
         ),
-        promise,
+        promise.clone(),
         format!("Licence of the weights: {}", args.licence),
     ];
     let bytes = write_firmware(&quantized, &policy, &provenance, &args.out)?;
-    console.line(format!("{}: {bytes} bytes of weights", args.out.display()))?;
+    let mut lines = vec![format!("{}: {bytes} bytes of weights", args.out.display())];
     let accuracy = match &args.test_data {
         None => None,
         Some(path) => {
@@ -72,13 +78,14 @@ pub(super) fn export(args: &ExportArgs, console: &mut Console) -> Result<Firmwar
             let accuracy = quantized.compare(&classifier, &rows)?;
             let kept = rows.iter().map(|row| Ok(threshold.keeps(score(&quantized.classify(&row.input)?)?)));
             let kept = kept.collect::<Result<Vec<bool>>>()?.into_iter().filter(|kept| *kept).count();
-            let said = format!("{}: {}; {} deferred", name(path), in_words(&accuracy), rows.len() - kept);
-            console.line(said)?;
+            lines.push(format!("{}: {}; {} deferred", name(path), in_words(&accuracy), rows.len() - kept));
             write_expected(&quantized, &rows, &args.out.join("expected.txt"))?;
             Some(accuracy)
         }
     };
-    Ok(FirmwareExport { bytes, policy, accuracy })
+    let exported = FirmwareExport { bytes, policy, promise, calibration: measured, accuracy };
+    console.result(&exported, lines)?;
+    Ok(exported)
 }
 
 /// The lowest threshold of which these rows can promise that few utterances are answered wrongly on the device. Whoever is

@@ -10,6 +10,7 @@ use margay::configuration::{Assembly, Configuration};
 use margay::stores::{Outbox, Outcome};
 use margay::{Bundle, Cascade, Deadline, DeviceOptions, Engine, Request, Ticket};
 use margay_link::{Origin, QueryId};
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::console::Console;
@@ -163,6 +164,20 @@ impl Waiting {
         };
         let Err(error) = self.outbox.keep_draining(&*self.cloud, &*self.connectivity, OUTBOX_PAUSE, &deliver).await;
         tracing::error!(%error, "the outbox is no longer sent");
+    }
+}
+
+impl Reply {
+    /// The same for programs, without a word of it either.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "event": "answered",
+            "id": self.id.to_string(),
+            "origin": self.origin.to_string(),
+            "milliseconds": self.took.as_millis() as u64,
+            "reason": self.reason,
+            "bytes": self.text.len(),
+        })
     }
 }
 

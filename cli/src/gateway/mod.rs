@@ -13,9 +13,12 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use margay_link::{Gateway, GatewayCounts, MAX_FRAME, Timing};
+use serde_json::json;
 
 use crate::console::Console;
 use crate::error::{Error, Result};
+use crate::logging::{self, LogArgs};
+use crate::serve::metrics;
 use crate::{config, interrupt};
 
 use self::answering::{Answering, Question, Reply};
@@ -37,6 +40,12 @@ pub struct GatewayArgs {
     /// Longest answer, in tokens; the line carries 384 bytes of it
     #[arg(long, value_name = "N", default_value_t = 96)]
     pub max_tokens: usize,
+    /// Print JSON, one object a line: questions, answers, what becomes of the line, and in the end the counts
+    #[arg(long)]
+    pub json: bool,
+    /// What is logged
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// What happens to the thread that owns the protocol.
@@ -55,6 +64,8 @@ enum Event {
 /// [`Error`] naming what is wrong with the configuration or the bundle, or a serial port that cannot be opened. A line that
 /// is lost later is opened again.
 pub fn gateway(args: &GatewayArgs, console: &mut Console) -> Result<()> {
+    let logging = logging::start(&args.log, Some(&config::read(&args.config)?))?;
+    metrics::install(None, logging.recorder());
     let stop = interrupt::flag()?;
     run(args, &stop, console).map(drop)
 }
@@ -64,6 +75,7 @@ pub fn gateway(args: &GatewayArgs, console: &mut Console) -> Result<()> {
 /// # Errors
 /// As [`gateway`].
 pub fn run(args: &GatewayArgs, stop: &Arc<AtomicBool>, console: &mut Console) -> Result<GatewayCounts> {
+    console.for_programs(args.json);
     let configuration = config::read(&args.config)?;
     let (events, happening) = mpsc::channel();
     let replies = events.clone();
@@ -95,24 +107,37 @@ pub fn run(args: &GatewayArgs, stop: &Arc<AtomicBool>, console: &mut Console) ->
                     let Some(query) = protocol.receive(byte) else { continue };
                     let question =
                         Question { id: query.id, task: query.task.map(str::to_owned), text: query.text.to_owned() };
-                    console.line(format!("{}: asked, {} bytes", question.id, question.text.len()))?;
+                    let (id, bytes) = (question.id.to_string(), question.text.len());
+                    let line = format!("{id}: asked, {bytes} bytes");
+                    console.result(&json!({"event": "asked", "id": id, "bytes": bytes}), [line])?;
                     answering.answer(question);
                 }
             }
             Ok(Event::Lost(number, why)) => line.lose(number, &why, console)?,
             Ok(Event::Reply(reply)) => {
                 if protocol.answer(reply.id, reply.origin, &reply.text, now()) {
-                    console.line(reply.to_string())?;
+                    console.result(&reply.json(), [reply.to_string()])?;
                 }
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
     let counts = protocol.counts();
-    console.line(format!(
-        "{} questions, {} answers received; {} questions and {} answers came again, {} frames were damaged",
-        counts.asked, counts.received, counts.duplicates, counts.repeated, counts.damaged
-    ))?;
+    let GatewayCounts { asked, received, duplicates, refused, repeated, damaged } = counts;
+    let value = json!({
+        "event": "ended",
+        "asked": asked,
+        "received": received,
+        "duplicates": duplicates,
+        "refused": refused,
+        "repeated": repeated,
+        "damaged": damaged,
+    });
+    let line = format!(
+        "{asked} questions, {received} answers received; {duplicates} questions and {repeated} answers came again, {damaged} \
+         frames were damaged"
+    );
+    console.result(&value, [line])?;
     Ok(counts)
 }
 
@@ -150,14 +175,18 @@ impl Line {
 
     /// Opens it for the first time. A port's file must be there; whoever listens on TCP may come later.
     fn open(&mut self, console: &mut Console) -> Result<()> {
-        let Err(source) = self.connect() else {
-            return console.line(format!("{}: open", self.address));
-        };
+        let Err(source) = self.connect() else { return self.opened(console) };
         if let Address::File(path) = &self.address {
             return Err(Error::io("open", path, source));
         }
         self.next_try = Some(Instant::now() + PAUSE);
-        console.line(format!("{}: {source}; trying again", self.address))
+        let value = json!({"event": "closed", "line": self.address.to_string(), "why": source.to_string()});
+        console.result(&value, [format!("{}: {source}; trying again", self.address)])
+    }
+
+    fn opened(&self, console: &mut Console) -> Result<()> {
+        let value = json!({"event": "open", "line": self.address.to_string()});
+        console.result(&value, [format!("{}: open", self.address)])
     }
 
     /// Opens it again if it is lost and time has passed.
@@ -171,7 +200,7 @@ impl Line {
             return Ok(());
         }
         greet();
-        console.line(format!("{}: open", self.address))
+        self.opened(console)
     }
 
     fn connect(&mut self) -> std::io::Result<()> {
@@ -216,7 +245,8 @@ impl Line {
             port.hang_up();
         }
         self.next_try = Some(Instant::now() + PAUSE);
-        console.line(format!("{}: lost, {why}", self.address))
+        let value = json!({"event": "lost", "line": self.address.to_string(), "why": why});
+        console.result(&value, [format!("{}: lost, {why}", self.address)])
     }
 }
 

@@ -1,5 +1,8 @@
 //! `margay serve`: from a bundle or a `margay.toml` to a server that runs until it is asked to stop.
 
+use std::env::VarError;
+use std::fs::File;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +25,9 @@ use crate::exit::INTERRUPTED;
 use crate::interrupt::interrupted;
 use crate::library;
 use crate::logging::{self, LogArgs};
+
+/// Longest bearer token, in bytes: it has to fit into the head of a request.
+const MAX_TOKEN_BYTES: u64 = 8 << 10;
 
 /// Where the bearer token may stand in the environment.
 const TOKEN_VARIABLE: &str = "MARGAY_SERVE_TOKEN";
@@ -81,6 +87,7 @@ pub struct ServeArgs {
 /// # Errors
 /// [`Error`] naming the bundle, file or address at fault.
 pub fn serve(args: &ServeArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     let token = token(args)?;
     if !args.listen.ip().is_loopback() && token.is_none() && !args.without_token {
         let why = format!(
@@ -95,11 +102,8 @@ pub fn serve(args: &ServeArgs, console: &mut Console) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| Error::Io { action: "start the server's threads".into(), source })?;
     let configuration = args.config.as_deref().map(config::read).transpose()?;
-    let _logging = runtime.block_on(async { logging::start(&args.log) })?;
-    // Whoever has installed a recorder before has the numbers.
-    if ::metrics::set_global_recorder(recorder).is_ok() {
-        metrics::describe();
-    }
+    let logging = logging::start(&args.log, configuration.as_ref())?;
+    metrics::install(Some(recorder), logging.recorder());
     let (model, name) = {
         let _inside = runtime.enter();
         model(args, configuration.as_ref(), console)?
@@ -111,12 +115,11 @@ pub fn serve(args: &ServeArgs, console: &mut Console) -> Result<()> {
     let name = options.model.clone();
     runtime.block_on(async {
         let mut server = Server::start(model, options)?;
-        if args.json {
-            let endpoint = server.endpoint();
-            console.line(json!({"model": name, "endpoint": endpoint, "status": server.url()}).to_string())?;
-        } else {
-            console.line(format!("serving {name} at {}; status page {}", server.endpoint(), server.url()))?;
-        }
+        let (endpoint, status) = (server.endpoint(), server.url());
+        console.result(
+            &json!({"model": name, "endpoint": endpoint, "status": status}),
+            [format!("serving {name} at {endpoint}; status page {status}")],
+        )?;
         tokio::select! {
             ended = server.ended() => return Ok(ended?),
             () = metrics::upkeep(handle) => {}
@@ -174,17 +177,22 @@ fn small(path: &Path, args: &ServeArgs, threads: Option<usize>, aside: &mut Cons
 fn token(args: &ServeArgs) -> Result<Option<String>> {
     let (text, whence) = match &args.token_file {
         Some(file) => {
-            let text = std::fs::read_to_string(file).map_err(|source| Error::io("read", file, source))?;
+            let mut text = String::new();
+            let read = File::open(file).and_then(|file| file.take(MAX_TOKEN_BYTES + 1).read_to_string(&mut text));
+            read.map_err(|source| Error::io("read", file, source))?;
             (text, file.display().to_string())
         }
         None => match std::env::var(TOKEN_VARIABLE) {
             Ok(text) => (text, TOKEN_VARIABLE.to_owned()),
-            Err(_) => return Ok(None),
+            Err(VarError::NotPresent) => return Ok(None),
+            Err(VarError::NotUnicode(_)) => (String::new(), TOKEN_VARIABLE.to_owned()),
         },
     };
     let token = text.trim();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Error::Usage(format!("{whence} holds no token: printable ASCII without blanks is one")));
+    if token.is_empty() || text.len() as u64 > MAX_TOKEN_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let why =
+            format!("{whence} holds no token: up to {MAX_TOKEN_BYTES} bytes of printable ASCII without blanks are one");
+        return Err(Error::Usage(why));
     }
     Ok(Some(token.to_owned()))
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use margay::telemetry::{SCORE, SECONDS};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_opentelemetry::OpenTelemetryRecorder;
+use metrics_util::layers::FanoutBuilder;
 
 use crate::error::{Error, Result};
 
@@ -36,8 +38,29 @@ pub(super) fn recorder() -> Result<PrometheusRecorder> {
     Ok(builder.build_recorder())
 }
 
+/// Has these recorders told every number from here on. Whoever has installed one before has the numbers.
+pub(crate) fn install(prometheus: Option<PrometheusRecorder>, collector: Option<OpenTelemetryRecorder>) {
+    let collector = collector.map(|mut collector| {
+        collector.set_histogram_bounds_mut([SECONDS, REQUEST_SECONDS].into_iter(), &TIMES);
+        collector.set_histogram_bounds_mut([SCORE].into_iter(), &SCORES);
+        collector
+    });
+    let installed = match (prometheus, collector) {
+        (None, None) => false,
+        (Some(prometheus), None) => metrics::set_global_recorder(prometheus).is_ok(),
+        (None, Some(collector)) => metrics::set_global_recorder(collector).is_ok(),
+        (Some(prometheus), Some(collector)) => {
+            let both = FanoutBuilder::default().add_recorder(prometheus).add_recorder(collector);
+            metrics::set_global_recorder(both.build()).is_ok()
+        }
+    };
+    if installed {
+        describe();
+    }
+}
+
 /// Says what the numbers mean, to the recorder that is installed.
-pub(super) fn describe() {
+fn describe() {
     use margay::telemetry::{
         BREAKER, CLOUD_TOKENS, COST, DEFERRAL_RATE, DEFERRALS, DRIFT, ERRORS, OUTBOX, QUERIES, SAVED_TOKENS,
     };

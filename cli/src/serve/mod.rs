@@ -3,7 +3,7 @@
 mod body;
 mod command;
 mod guard;
-mod metrics;
+pub(crate) mod metrics;
 mod model;
 mod routes;
 mod status;

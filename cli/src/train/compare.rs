@@ -18,6 +18,7 @@ use margay_evaluation::threshold;
 use margay_trainer::training::{Answered, Event, Finished, Resume, run};
 use margay_trainer::{Objective, Recipe};
 use serde::Serialize;
+use serde_json::json;
 
 use super::screen::Screen;
 use crate::console::Console;
@@ -108,7 +109,9 @@ pub(super) fn compare(
                 finished?
             };
             if finished.model.is_none() {
-                console.line("stopped; the same command goes on")?;
+                let stopped =
+                    json!({"objective": objective, "seed": seed, "step": finished.step, "steps": finished.steps});
+                console.result(&json!({"stopped": stopped}), ["stopped; the same command goes on"])?;
                 return Ok(None);
             }
             let name = format!("{objective}@{seed}");
@@ -121,11 +124,10 @@ pub(super) fn compare(
     }
     let compared = weigh(objectives, &seeds, &runs)?;
     write(recipe, objectives, &runs, &table, &compared)?;
-    for line in screen_lines(objectives, &compared) {
-        console.line(line)?;
-    }
-    console
-        .line(format!("{}, summary.json, comparison.json, outcomes.csv", recipe.out.join("report.html").display()))?;
+    let mut lines = screen_lines(objectives, &compared);
+    let page = recipe.out.join("report.html");
+    lines.push(format!("{}, summary.json, comparison.json, outcomes.csv", page.display()));
+    console.result(&compared, lines)?;
     Ok(Some(compared))
 }
 

@@ -2,6 +2,7 @@
 
 use margay_trainer::data::read_jsonl;
 use margay_trainer::intents::{IntentClassifier, IntentRecipe};
+use serde_json::json;
 
 use super::TrainArgs;
 use crate::console::{Bar, Console};
@@ -26,11 +27,17 @@ pub(super) fn train(args: &TrainArgs, console: &mut Console) -> Result<IntentCla
     let mut tasks: Vec<&str> = test.iter().map(|row| row.task.as_str()).collect();
     tasks.sort_unstable();
     tasks.dedup();
+    let (mut lines, mut accuracies) = (vec![], serde_json::Map::new());
     for task in tasks {
         let rows: Vec<_> = test.iter().filter(|row| row.task == task).cloned().collect();
-        let accuracy = 100.0 * trained.accuracy(&rows)?;
-        console.line(format!("{task}: {accuracy:.1} % of {} utterances right", rows.len()))?;
+        let accuracy = trained.accuracy(&rows)?;
+        lines.push(format!("{task}: {:.1} % of {} utterances right", 100.0 * accuracy, rows.len()));
+        accuracies.insert(task.to_owned(), json!({"rows": rows.len(), "accuracy": accuracy}));
     }
-    console.line(format!("{}: {} intents, from {} utterances", file.display(), trained.intents().len(), rows.len()))?;
+    let intents = trained.intents();
+    lines.push(format!("{}: {} intents, from {} utterances", file.display(), intents.len(), rows.len()));
+    let value =
+        json!({"file": file.to_string_lossy(), "intents": intents, "utterances": rows.len(), "test": accuracies});
+    console.result(&value, lines)?;
     Ok(trained)
 }

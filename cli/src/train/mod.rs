@@ -34,6 +34,9 @@ pub struct TrainArgs {
     /// How many seeds each objective is run with, from the recipe's on
     #[arg(long, value_name = "N", default_value_t = 1, requires = "compare")]
     pub seeds: u64,
+    /// Print one JSON object: the steps taken, the models left, the test's quality; with --compare what comparison.json has
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Trains what the recipe says. The first Ctrl-C saves and stops, the second one stops at once.
@@ -41,6 +44,7 @@ pub struct TrainArgs {
 /// # Errors
 /// [`Error`](crate::Error) naming the file, key, or step and rows.
 pub fn train(args: &TrainArgs, console: &mut Console) -> Result<()> {
+    console.for_programs(args.json);
     if IntentRecipe::is_one(&args.recipe)? {
         return intents::train(args, console).map(drop);
     }
@@ -56,8 +60,5 @@ pub fn train(args: &TrainArgs, console: &mut Console) -> Result<()> {
         screen.result()?;
         finished?
     };
-    for line in screen::summary(&recipe, &finished, &args.recipe) {
-        console.line(line)?;
-    }
-    Ok(())
+    console.result(&screen::facts(&recipe, &finished), screen::summary(&recipe, &finished, &args.recipe))
 }

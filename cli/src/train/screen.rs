@@ -4,6 +4,7 @@ use std::path::Path;
 
 use margay_trainer::Recipe;
 use margay_trainer::training::{Event, Finished, Measured};
+use serde_json::{Value, json};
 
 use crate::console::{Bar, Console};
 use crate::error::Result;
@@ -91,7 +92,34 @@ fn measures(measured: &Measured) -> String {
     said
 }
 
-/// The last lines.
+/// What a run left, for programs.
+pub(super) fn facts(recipe: &Recipe, finished: &Finished) -> Value {
+    json!({
+        "objective": recipe.objective.name,
+        "step": finished.step,
+        "steps": finished.steps,
+        "loss": finished.loss,
+        "unmasked": unmasked(recipe, finished),
+        "measured": finished.measured,
+        "test": quality(finished).map(|quality| json!({"rows": finished.test.len(), "quality": quality})),
+        "best": finished.best.as_ref().map(|path| path.to_string_lossy()),
+        "model": finished.model.as_ref().map(|path| path.to_string_lossy()),
+    })
+}
+
+/// Share of the target tokens that counted, if some did not have to.
+fn unmasked(recipe: &Recipe, finished: &Finished) -> Option<f64> {
+    let (neither, total) = (finished.hits.neither as f64, finished.hits.total());
+    (recipe.objective.name.masks() && total > 0).then(|| 1.0 - neither / total as f64)
+}
+
+/// Mean quality on the test rows.
+fn quality(finished: &Finished) -> Option<f64> {
+    let right: f64 = finished.test.iter().map(|answer| answer.quality).sum();
+    (!finished.test.is_empty()).then(|| right / finished.test.len() as f64)
+}
+
+/// The last lines, for people.
 pub(super) fn summary(recipe: &Recipe, finished: &Finished, path: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     if finished.step < finished.steps {
@@ -103,14 +131,11 @@ pub(super) fn summary(recipe: &Recipe, finished: &Finished, path: &Path) -> Vec<
         ));
         return lines;
     }
-    if recipe.objective.name.masks() && finished.hits.total() > 0 {
-        let kept = 1.0 - finished.hits.neither as f64 / finished.hits.total() as f64;
+    if let Some(kept) = unmasked(recipe, finished) {
         lines.push(format!("{:.1} % of target tokens counted", 100.0 * kept));
     }
-    if !finished.test.is_empty() {
-        let right: f64 = finished.test.iter().map(|answer| answer.quality).sum();
-        let count = finished.test.len();
-        lines.push(format!("test: {:.1} % of {count} rows right", 100.0 * right / count as f64));
+    if let Some(quality) = quality(finished) {
+        lines.push(format!("test: {:.1} % of {} rows right", 100.0 * quality, finished.test.len()));
     }
     if let Some(best) = &finished.best {
         lines.push(format!("best model: {}", best.display()));

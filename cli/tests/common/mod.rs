@@ -24,11 +24,16 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// Runs a line of words that single blanks part.
-    pub(crate) fn run(&self, line: &str) -> Output {
+    /// A line of words that single blanks part, to be run.
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_margay"));
-        command.current_dir(self.0.path()).env("MARGAY_CACHE", self.path("cache"));
-        command.args(line.split(' ')).output().unwrap()
+        command.current_dir(self.0.path()).env("MARGAY_CACHE", self.path("cache")).args(line.split(' '));
+        command
+    }
+
+    /// Runs it.
+    pub(crate) fn run(&self, line: &str) -> Output {
+        self.command(line).output().unwrap()
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use reqwest::Url;
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
@@ -29,6 +30,7 @@ pub(super) struct Schema {
     pub(super) outbox: Option<OutboxSection>,
     pub(super) cache: Option<CacheSection>,
     pub(super) connectivity: Option<ConnectivitySection>,
+    pub(super) telemetry: Option<TelemetrySection>,
 }
 
 /// `[device]`
@@ -356,8 +358,27 @@ pub struct ConnectivitySection {
     pub pause: Duration,
 }
 
+/// `[telemetry]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TelemetrySection {
+    /// Base address of an OpenTelemetry collector that takes OTLP over HTTP, without `/v1/traces`.
+    #[serde(deserialize_with = "address")]
+    pub endpoint: String,
+    /// PEM file with the authorities that its certificate is held against.
+    pub certificate: Option<PathBuf>,
+    /// Time between two reports of metrics.
+    #[serde(default = "a_minute", deserialize_with = "duration")]
+    pub interval: Duration,
+}
+
 fn ten_seconds() -> Duration {
     Duration::from_secs(10)
+}
+
+fn a_minute() -> Duration {
+    Duration::from_secs(60)
 }
 
 fn two_minutes() -> Duration {
@@ -382,6 +403,17 @@ fn most() -> f64 {
 
 fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err = crate::Error>>(from: D) -> Result<T, D::Error> {
     String::deserialize(from)?.parse().map_err(de::Error::custom)
+}
+
+/// An address that may be in clear text, unlike an [`Endpoint`], because no prompt goes there.
+fn address<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    let url = Url::parse(&text).map_err(|error| de::Error::custom(format!("no address: {error}")))?;
+    match (url.scheme(), url.username(), url.password()) {
+        ("http" | "https", "", None) => Ok(text),
+        ("http" | "https", ..) => Err(de::Error::custom("an address in a file holds no credentials")),
+        _ => Err(de::Error::custom("the address starts with neither http:// nor https://")),
+    }
 }
 
 fn pins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SpkiPin>, D::Error> {

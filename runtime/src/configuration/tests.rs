@@ -66,6 +66,7 @@ fn the_example_has_every_key() {
         "[outbox]",
         "[cache]",
         "[connectivity]",
+        "[telemetry]",
     ] {
         let said = complaint(&format!("{table}\nnonsense = 1\n"));
         let expected = said.split("expected").nth(1).unwrap_or_else(|| panic!("{table}: {said}"));
@@ -93,6 +94,14 @@ fn what_is_wrong_is_said_with_its_line_and_column() {
         ("version = 1\nversion = 1\n", "margay.toml:2:1: duplicate key"),
         ("version = 1\n é = \"\n", "margay.toml:2:2: "),
         (&format!("{LEAST}pins = [\"sha256/short\"]\n"), "margay.toml:5:8: `sha256/short` is no pin"),
+        (
+            &format!("{LEAST}[telemetry]\nendpoint = \"https://me:secret@a\"\n"),
+            "margay.toml:6:12: an address in a file holds no credentials",
+        ),
+        (
+            &format!("{LEAST}[telemetry]\nendpoint = \"grpc://a\"\n"),
+            "margay.toml:6:12: the address starts with neither",
+        ),
         (&format!("{LEAST}connect_timeout = \"soon\"\n"), "margay.toml:5:19: `soon` is no time"),
         (
             &format!("{LEAST}token = {{ environment = \"KEY\" }}\n"),

@@ -27,6 +27,7 @@ use margay::{Bundle, DeviceOptions, Engine, Request};
 use margay_cli::authority::Authority;
 use margay_cli::console::Console;
 use margay_cli::gateway::{GatewayArgs, run};
+use margay_cli::logging::LogArgs;
 use margay_cli::serve::{Model, Options, Server};
 use margay_link::GatewayCounts;
 use margay_trainer::data::read_jsonl;
@@ -86,6 +87,8 @@ impl Gateway {
             baud: 115_200,
             config: config.to_owned(),
             max_tokens: MAX_TOKENS,
+            json: false,
+            log: LogArgs::default(),
         };
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);

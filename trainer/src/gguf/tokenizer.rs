@@ -1,7 +1,7 @@
 //! GGUF's tokenizer metadata as the content of a Hugging Face `tokenizer.json`: byte-level BPE with the pre-tokenizer that the
 //! metadata names, or SentencePiece's BPE with merges taken from its scores.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use gguf_rs_lib::format::MetadataValue;
 use serde_json::{Value, json};
@@ -102,7 +102,20 @@ pub(super) fn json(words: &Words) -> Result<String, String> {
             "special_tokens": {text: {"id": text, "ids": [id], "tokens": [text]}},
         });
     }
-    serde_json::to_string(&tokenizer).map_err(|e| format!("tokenizer.ggml: {e}"))
+    serde_json::to_string(&sorted(tokenizer)).map_err(|e| format!("tokenizer.ggml: {e}"))
+}
+
+/// The same with the keys of every object in order. serde_json sorts them or keeps the order in which they came, as whoever
+/// else is in the build wishes; a bundle's digest is of these bytes.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields: BTreeMap<String, Value> = fields.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            Value::Object(fields.into_iter().collect())
+        }
+        Value::Array(values) => values.into_iter().map(sorted).collect(),
+        value => value,
+    }
 }
 
 /// What differs between kinds of tokenizers.
@@ -233,3 +246,41 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 /// Words of Qwen 2's tokenizer: Llama 3's, with every digit alone.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_vocabulary_is_one_text_whatever_serde_json_does_with_keys() {
+        let words = Words {
+            model: "gpt2".into(),
+            pre: None,
+            tokens: ["zebra", "b", "a", "<eos>"].map(str::to_owned).into(),
+            scores: vec![],
+            types: vec![kind::NORMAL, kind::NORMAL, kind::NORMAL, kind::CONTROL],
+            merges: vec![],
+            bos: None,
+            eos: Some(3),
+            end_of_turn: None,
+            unknown: None,
+            padding: None,
+            add_bos: None,
+            add_space: None,
+            chat_template: None,
+        };
+        let text = json(&words).unwrap();
+        let keys = [
+            "\"added_tokens\":",
+            "\"decoder\":",
+            "\"model\":",
+            "\"normalizer\":",
+            "\"pre_tokenizer\":",
+            "\"version\":",
+        ];
+        let places: Vec<usize> = keys.iter().map(|key| text.find(key).unwrap()).collect();
+        assert!(places.is_sorted(), "{text}");
+        assert!(text.contains(r#""vocab":{"<eos>":3,"a":2,"b":1,"zebra":0}"#), "{text}");
+        assert!(text.contains(r#"{"content":"<eos>","id":3,"lstrip":false"#), "{text}");
+    }
+}

@@ -54,7 +54,7 @@ fn together<const R: usize, const M: usize>(
     assert!(row + R <= weights.rows && activations.columns == weights.columns && activations.size == weights.size);
     assert!(at + M <= activations.rows.min(FEW));
     let (stride, lanes) = (activations.stride(), activations.lanes());
-    let nibble = _mm512_set1_epi8(15);
+    let (nibble, nothing) = (_mm512_set1_epi8(15), _mm512_setzero_si512());
     let per_chunk = CHUNK / weights.size;
     // The block of each lane within a chunk: a lane has four even and four odd columns.
     let lane_block = match per_chunk {
@@ -63,7 +63,7 @@ fn together<const R: usize, const M: usize>(
         _ => _mm512_setzero_si512(),
     };
     let zero_shift = _mm512_slli_epi32::<2>(lane_block);
-    let mut sums = [[_mm512_setzero_ps(); R]; M];
+    let mut sums = [[_mm512_setzero_ps(); M]; R];
     for row in row..row + R {
         // A prefetch of what is not there does nothing.
         let scales = weights.scales.as_ptr().wrapping_add((row + AHEAD.div_ceil(bytes)) * blocks);
@@ -76,16 +76,20 @@ fn together<const R: usize, const M: usize>(
         let here = (blocks - block).min(per_chunk);
         let byte_mask = u64::MAX >> (CHUNK / 2 - here * weights.size / 2);
         let scale_mask = (1_u8 << here) - 1;
+        let (mut evens, mut odds, mut negated) = ([nothing; M], [nothing; M], [nothing; M]);
+        let mut scales = [_mm512_setzero_ps(); M];
         // SAFETY: the lengths of all slices follow from the shapes that were checked when they were made (`Blocks::new`,
         // `Activations::reset`); masks leave out what is past the end of a row.
         unsafe {
-            let codes: [_; M] = each(|m| activations.codes.as_ptr().add((at + m) * stride + CHUNK * chunk));
-            let evens = codes.map(|codes| _mm512_loadu_si512(codes.cast()));
-            let odds = codes.map(|codes| _mm512_loadu_si512(codes.add(CHUNK / 2).cast()));
-            let lane = |m| (at + m) * lanes + LANES * chunk;
-            let scales: [_; M] = each(|m| _mm512_loadu_ps(activations.lane_scales.as_ptr().add(lane(m))));
-            let negated: [_; M] = each(|m| _mm512_loadu_si512(activations.lane_sums.as_ptr().add(lane(m)).cast()));
-            for index in 0..R {
+            for m in 0..M {
+                let codes = activations.codes.as_ptr().add((at + m) * stride + CHUNK * chunk);
+                let lane = (at + m) * lanes + LANES * chunk;
+                evens[m] = _mm512_loadu_si512(codes.cast());
+                odds[m] = _mm512_loadu_si512(codes.add(CHUNK / 2).cast());
+                scales[m] = _mm512_loadu_ps(activations.lane_scales.as_ptr().add(lane));
+                negated[m] = _mm512_loadu_si512(activations.lane_sums.as_ptr().add(lane).cast());
+            }
+            for (index, sums) in sums.iter_mut().enumerate() {
                 let row = row + index;
                 let packed = weights.codes.as_ptr().add(row * bytes + CHUNK / 2 * chunk);
                 _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(AHEAD).cast());
@@ -108,20 +112,19 @@ fn together<const R: usize, const M: usize>(
                 let scale = _mm512_cvtph_ps(_mm256_zextsi128_si256(scale));
                 let scale = _mm512_permutexvar_ps(lane_block, scale);
                 for m in 0..M {
-                    let product = _mm512_dpwssd_epi32(_mm512_setzero_si512(), zeros, negated[m]);
+                    let product = _mm512_dpwssd_epi32(nothing, zeros, negated[m]);
                     let product = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(product, low, evens[m]), high, odds[m]);
                     let scale = _mm512_mul_ps(scale, scales[m]);
-                    sums[m][index] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), scale, sums[m][index]);
+                    sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), scale, sums[m]);
                 }
             }
         }
     }
-    sums.map(|sums| sums.map(|sum| _mm512_reduce_add_ps(sum)))
-}
-
-/// The same for each row of activations.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
-fn each<T, const M: usize>(of: impl Fn(usize) -> T) -> [T; M] {
-    std::array::from_fn(of)
+    let mut totals = [[0.0; R]; M];
+    for (index, sums) in sums.into_iter().enumerate() {
+        for (totals, sum) in totals.iter_mut().zip(sums) {
+            totals[index] = _mm512_reduce_add_ps(sum);
+        }
+    }
+    totals
 }

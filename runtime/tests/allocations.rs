@@ -1,5 +1,6 @@
 //! What a token costs in allocations, counted by an allocator of this program's own.
 #![expect(unsafe_code, reason = "an allocator is unsafe by nature")]
+#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
 mod common;
 

@@ -57,7 +57,7 @@ pub struct ServeArgs {
     /// Requests answered at once, those that wait for the device included; one more is told to come back
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub max_concurrent: u16,
-    /// Answers that the small model writes side by side; more are faster together, and each of them slower
+    /// Answers that the small model writes side by side: they wait less for each other, and each comes more slowly
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
     pub batch: u16,
     /// Longest answer to a question that names no limit, in tokens

@@ -73,6 +73,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "serve",
         &[
             "margay serve --bundle smollm2.bundle",
+            "margay serve --bundle smollm2.bundle --batch 4",
             "margay serve --config margay.toml --listen 127.0.0.1:8484",
             "margay serve --config margay.toml --listen 0.0.0.0:8484 --token-file token --tls-cert server.pem --tls-key server.key",
         ],

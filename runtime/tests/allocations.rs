@@ -1,5 +1,6 @@
 //! What a token costs in allocations, counted by an allocator of this program's own.
 #![expect(unsafe_code, reason = "an allocator is unsafe by nature")]
+#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
 
 mod common;
 
@@ -7,8 +8,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ops::ControlFlow;
 
-use common::engine;
-use margay::{GenerateOptions, Request};
+use common::{device, engine, fixtures};
+use margay::{Bundle, DeviceOptions, Engine, GenerateOptions, Request};
 
 struct Counting;
 
@@ -39,10 +40,21 @@ const MOST_PER_TOKEN: usize = 80;
 
 #[test]
 fn a_token_costs_the_same_few_allocations_however_long_the_answer_is() {
+    costs_the_same(engine());
+}
+
+/// Nobody else decodes, so this thread computes every step.
+#[test]
+fn a_token_of_a_batch_costs_no_more() {
+    let bundle = Bundle::open(fixtures().join("toy")).unwrap();
+    costs_the_same(&Engine::load(&bundle, DeviceOptions { batch: 4, ..device() }).unwrap());
+}
+
+fn costs_the_same(engine: &Engine) {
     let options = GenerateOptions { ignore_stop_tokens: true, ..GenerateOptions::default() };
     let request = Request::user("hello").max_tokens(500).options(options);
     let mut counts = Vec::with_capacity(500);
-    engine()
+    engine
         .generate(&request, None, &mut |_| {
             counts.push(COUNT.get());
             ControlFlow::Continue(())

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use margay::configuration::Configuration;
+use margay::device::MAX_BATCH;
 use margay::{Bundle, Engine};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -62,6 +63,9 @@ pub struct ServeArgs {
     /// Requests answered at once, those that wait for the device included; one more is told to come back
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub max_concurrent: u16,
+    /// Answers that the small model writes side by side: they wait less for each other, and each comes more slowly
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
+    pub batch: u16,
     /// Longest answer to a question that names no limit, in tokens
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: u32,
@@ -170,6 +174,7 @@ fn small(path: &Path, args: &ServeArgs, threads: Option<usize>, aside: &mut Cons
     let mut options = args.device.options();
     options.threads = options.threads.or(threads);
     options.queue = usize::from(args.max_concurrent);
+    options.batch = usize::from(args.batch);
     let (bundle, engine) = library::open(path, options, aside)?;
     Ok((bundle, Arc::new(engine)))
 }

@@ -12,6 +12,10 @@ pub(crate) const CHUNK: usize = 128;
 /// Sums of four products each that a vector of 512 bits holds.
 pub(crate) const LANES: usize = 16;
 
+/// Most rows that are multiplied as a single one is, each to the same bits: a row of a batch is then what it is alone. More are
+/// worth unpacking the weights for.
+pub(crate) const FEW: usize = 8;
+
 /// Buffers that one product after another uses, so that a warm call allocates nothing.
 #[derive(Debug, Default)]
 pub struct Scratch {
@@ -35,7 +39,7 @@ pub(crate) struct Activations {
     pub(crate) sums: Vec<i32>,
     /// `[rows, block sums]`, not yet rounded.
     tails: Vec<f32>,
-    /// Of a single row, for each of 16 lanes of each chunk: the scale of the lane's block.
+    /// Of up to [`FEW`] rows, for each of 16 lanes of each chunk: the scale of the lane's block, `[rows, chunks, 16]`.
     pub(crate) lane_scales: Vec<f32>,
     /// The same for the sums, in the first lane of each block.
     pub(crate) lane_sums: Vec<i32>,
@@ -89,7 +93,7 @@ impl Activations {
     pub(crate) fn reset(&mut self, rows: usize, weights: &Blocks<'_>) {
         (self.rows, self.columns, self.size, self.block_sums) =
             (rows, weights.columns, weights.size, weights.block_sums);
-        let (codes, blocks, lanes) = (rows * self.stride(), rows * self.blocks(), self.chunks() * LANES);
+        let (codes, blocks, lanes) = (rows * self.stride(), rows * self.blocks(), rows.min(FEW) * self.lanes());
         // Codes past the last column must be zero; what a block covers is written anew.
         self.codes.clear();
         self.codes.resize(codes, 0);
@@ -100,14 +104,22 @@ impl Activations {
         self.lane_sums.resize(lanes, 0);
     }
 
-    /// Spreads scales and sums of the first row over lanes.
+    /// Lanes of one row.
+    pub(crate) fn lanes(&self) -> usize {
+        self.chunks() * LANES
+    }
+
+    /// Spreads scales and sums of all rows, which are few, over lanes.
     pub(crate) fn spread(&mut self) {
-        let lanes = LANES * self.size / CHUNK;
+        let (blocks, lanes, of_block) = (self.blocks(), self.lanes(), LANES * self.size / CHUNK);
         self.lane_sums.fill(0);
         self.lane_scales.fill(0.0);
-        for block in 0..self.blocks() {
-            self.lane_scales[block * lanes..][..lanes].fill(self.scales[block]);
-            self.lane_sums[block * lanes] = self.sums[block];
+        for row in 0..self.rows {
+            for block in 0..blocks {
+                let (from, to) = (row * blocks + block, row * lanes + block * of_block);
+                self.lane_scales[to..][..of_block].fill(self.scales[from]);
+                self.lane_sums[to] = self.sums[from];
+            }
         }
     }
 

@@ -5,9 +5,10 @@
 
 use std::cell::RefCell;
 
-use crate::activations::{Activations, LANES, Row, Scratch};
+use crate::activations::{Activations, FEW, LANES, Row, Scratch};
 use crate::blocks::Blocks;
 use crate::linear::Parallel;
+use crate::panel::Panel;
 use crate::pieces::Pieces;
 
 /// The instructions of a kind of processor, and the proof that this one has them.
@@ -16,8 +17,15 @@ pub(crate) trait Kernel: Copy + Sync {
     /// sums of its blocks behind it.
     fn quantize(self, x: &[f32], size: usize, to: Row<'_>);
 
-    /// Products of `count` rows of weights, at most 16, with the one row of activations.
-    fn dots(self, weights: &Blocks<'_>, activations: &Activations, first: usize, count: usize) -> [f32; LANES];
+    /// Products of `count` rows of weights, at most 16, with `M` rows of activations from `row` on, each as if it were alone.
+    fn dots<const M: usize>(
+        self,
+        weights: &Blocks<'_>,
+        activations: &Activations,
+        first: usize,
+        count: usize,
+        row: usize,
+    ) -> [[f32; LANES]; M];
 
     /// Numbers of half precision, 16 at a time.
     fn widen(self, halves: &[[u16; LANES]], to: &mut [[f32; LANES]]);
@@ -30,51 +38,6 @@ pub(crate) trait Kernel: Copy + Sync {
 
     /// `silu(gate) * up`, where `silu(v) = v / (1 + exp(-v))`.
     fn gated(self, gate: [f32; LANES], up: [f32; LANES]) -> [f32; LANES];
-}
-
-/// Sixteen rows of weights, unpacked, one to a lane. Rows that are not there are zeros.
-#[derive(Debug, Default)]
-pub(crate) struct Panel {
-    /// For each eight columns: 16 lanes of the four even ones, then of the four odd ones.
-    pub(crate) codes: Vec<u8>,
-    /// `[blocks, 16]`.
-    pub(crate) scales: Vec<[f32; LANES]>,
-    /// `[blocks, 16]`.
-    pub(crate) zeros: Vec<[i32; LANES]>,
-    /// The scales as they lie in the file.
-    halves: Vec<[u16; LANES]>,
-}
-
-impl Panel {
-    /// Makes room for rows of the matrix and takes the grids of `count` of them from `first` on. The codes are up to the
-    /// caller.
-    pub(crate) fn reset(&mut self, kernel: impl Kernel, weights: &Blocks<'_>, first: usize, count: usize) {
-        let (blocks, zero_bytes) = (weights.blocks(), weights.zero_bytes());
-        assert!(count <= LANES && first + count <= weights.rows);
-        self.codes.resize(weights.columns * LANES, 0);
-        self.scales.resize(blocks, [0.0; LANES]);
-        self.zeros.resize(blocks, [0; LANES]);
-        self.halves.clear();
-        // Scales of zero make all products zero, whatever the codes.
-        self.halves.resize(blocks, [0; LANES]);
-        for row in 0..count {
-            let scales = &weights.scales[(first + row) * blocks..][..blocks];
-            for (halves, scale) in self.halves.iter_mut().zip(scales) {
-                halves[row] = u16::from_le_bytes(*scale);
-            }
-            let Some(zeros) = weights.zeros else { continue };
-            let zeros = &zeros[(first + row) * zero_bytes..][..zero_bytes];
-            for (pair, byte) in self.zeros.chunks_mut(2).zip(zeros) {
-                for (zeros, zero) in pair.iter_mut().zip([byte & 15, byte >> 4]) {
-                    zeros[row] = zero.into();
-                }
-            }
-        }
-        if weights.zeros.is_none() {
-            self.zeros.fill([8; LANES]);
-        }
-        kernel.widen(&self.halves, &mut self.scales);
-    }
 }
 
 /// A product to compute.
@@ -100,7 +63,7 @@ struct Strip<'a> {
     at: usize,
 }
 
-/// Strips that a thread takes at once when there is one row of activations: about 10 microseconds of work.
+/// Strips of a single row of activations that a thread takes at once: about 10 microseconds of work. No less than [`FEW`].
 const ROW_STRIPS: usize = 8;
 
 /// Rows of activations that a thread rounds at once.
@@ -137,22 +100,34 @@ impl<'a> Job<'a> {
         activations.reset(rows, first);
         match rows {
             0 => return,
-            1 => {
-                let (size, rows) = (activations.size, activations.rows_mut());
-                // SAFETY: nobody else has the row.
-                kernel.quantize(x, size, unsafe { rows.row(0) });
+            1..=FEW => {
+                let (width, size, target) = (activations.inputs(), activations.size, activations.rows_mut());
+                for row in 0..rows {
+                    // SAFETY: nobody else has the rows.
+                    kernel.quantize(&x[row * width..][..width], size, unsafe { target.row(row) });
+                }
                 activations.spread();
             }
             _ => quantize(kernel, activations, x, parallel),
         }
         let activations = &*activations;
         let strips = Pieces::new(self.strips);
-        if rows == 1 {
+        if rows <= FEW {
             parallel.run(&|| {
-                while let Some(range) = strips.take(ROW_STRIPS) {
+                while let Some(range) = strips.take(ROW_STRIPS / rows) {
                     for strip in range.map(|index| self.strip(index)) {
-                        let dots = |(matrix, first, count)| kernel.dots(matrix, activations, first, count);
-                        self.write(kernel, &strip, 0, strip.panels.map(dots));
+                        let mut row = 0;
+                        while row + 4 <= rows {
+                            self.dots::<K, 4>(kernel, activations, &strip, row);
+                            row += 4;
+                        }
+                        if row + 2 <= rows {
+                            self.dots::<K, 2>(kernel, activations, &strip, row);
+                            row += 2;
+                        }
+                        if row < rows {
+                            self.dots::<K, 1>(kernel, activations, &strip, row);
+                        }
                     }
                 }
             });
@@ -170,6 +145,15 @@ impl<'a> Job<'a> {
                 }
             });
         });
+    }
+
+    /// A strip of `M` rows of activations from `row` on.
+    fn dots<K: Kernel, const M: usize>(&self, kernel: K, activations: &Activations, strip: &Strip<'_>, row: usize) {
+        let [first, second] =
+            strip.panels.map(|(matrix, first, count)| kernel.dots::<M>(matrix, activations, first, count, row));
+        for (index, sums) in first.into_iter().zip(second).enumerate() {
+            self.write(kernel, strip, row + index, sums.into());
+        }
     }
 
     fn strip(&self, mut index: usize) -> Strip<'a> {

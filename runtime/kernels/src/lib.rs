@@ -25,6 +25,7 @@
 //! | processor | instructions |
 //! | --- | --- |
 //! | x86-64 | AVX-512 with VNNI; AVX2 with FMA |
+//! | aarch64 | NEON with the dot product |
 //! | others | none yet: [`Linear::new`] gives `None` |
 
 mod activations;
@@ -35,6 +36,9 @@ mod avx512;
 mod blocks;
 mod job;
 mod linear;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod panel;
 mod pieces;
 
 pub use activations::Scratch;

@@ -4,6 +4,8 @@ use crate::activations::Scratch;
 use crate::blocks::{Blocks, ShapeError, expect};
 use crate::job::Job;
 
+#[cfg(target_arch = "aarch64")]
+use crate::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::{avx2::Avx2, avx512::Avx512};
 
@@ -17,6 +19,8 @@ enum Instructions {
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 /// Somebody with threads.
@@ -47,7 +51,9 @@ impl Linear {
     pub fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let all = [Avx512::detect().map(Instructions::Avx512), Avx2::detect().map(Instructions::Avx2)];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let all = [Neon::detect().map(Instructions::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let all: [Option<Instructions>; 0] = [];
         all.into_iter().flatten().map(Self)
     }
@@ -100,7 +106,7 @@ impl Linear {
     }
 
     #[cfg_attr(
-        not(target_arch = "x86_64"),
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
         expect(unused_variables, reason = "there are no instructions to compute it with")
     )]
     fn run(self, job: &Job<'_>, x: &[f32], rows: usize, scratch: &mut Scratch, parallel: &dyn Parallel) {
@@ -109,6 +115,8 @@ impl Linear {
             Instructions::Avx512(kernel) => job.run(kernel, x, rows, scratch, parallel),
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(kernel) => job.run(kernel, x, rows, scratch, parallel),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(kernel) => job.run(kernel, x, rows, scratch, parallel),
         }
     }
 }

@@ -120,7 +120,7 @@ proptest! {
         rows in prop::collection::vec(1..70_usize, 1..4),
         blocks in 1..8_usize,
         size in prop::sample::select(&Blocks::SIZES),
-        n in prop::sample::select(&[1_usize, 1, 2, 3, 7, 20]),
+        n in prop::sample::select(&[1_usize, 1, 2, 3, 7, 9, 20]),
         symmetric: bool,
         residual: bool,
         threads in 1..4_usize,
@@ -150,6 +150,41 @@ proptest! {
             let mut again = vec![f32::NAN; out.len()];
             linear.multiply(&views, residual.as_deref(), &x, &mut again, &mut scratch, &Serial).unwrap();
             prop_assert_eq!(again, out);
+        }
+    }
+
+    /// What a batch of sequences decodes is then what each decodes by itself.
+    #[test]
+    fn a_few_rows_are_to_the_bit_what_each_is_alone(
+        rows in 1..70_usize,
+        blocks in 1..8_usize,
+        size in prop::sample::select(&Blocks::SIZES),
+        n in 2..=8_usize,
+        sums: bool,
+        seed: u64,
+    ) {
+        let mut state = seed;
+        let matrix = if sums {
+            Matrix::with_block_sums(rows, blocks, size, &mut state)
+        } else {
+            Matrix::new(rows, blocks * size, size, false, &mut state)
+        };
+        let x = activations(n * blocks * size, &mut state);
+        let weights = matrix.blocks();
+        for linear in Linear::all() {
+            let (mut scratch, mut together) = (Scratch::default(), vec![f32::NAN; n * rows]);
+            linear.multiply(&[weights], None, &x, &mut together, &mut scratch, &Threads(2)).unwrap();
+            let mut gated = together.clone();
+            linear.multiply_gated([weights, weights], &x, &mut gated, &mut scratch, &Threads(2)).unwrap();
+            let mut alone = vec![f32::NAN; rows];
+            for ((x, together), gated) in
+                x.chunks(blocks * size).zip(together.chunks(rows)).zip(gated.chunks(rows))
+            {
+                linear.multiply(&[weights], None, x, &mut alone, &mut scratch, &Serial).unwrap();
+                prop_assert_eq!(&alone, together);
+                linear.multiply_gated([weights, weights], x, &mut alone, &mut scratch, &Serial).unwrap();
+                prop_assert_eq!(&alone, gated);
+            }
         }
     }
 

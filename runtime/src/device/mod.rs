@@ -36,7 +36,7 @@ mod webgpu;
 mod xnnpack;
 
 pub use memory::peak_rss;
-pub use options::{DEFAULT_PREFIX_CACHE_BYTES, DEFAULT_QUEUE, DeviceOptions, EpPolicy};
+pub use options::{DEFAULT_PREFIX_CACHE_BYTES, DEFAULT_QUEUE, DeviceOptions, EpPolicy, MAX_BATCH};
 pub use provider::{Available, Provider};
 pub use report::{Attempt, Outcome, Report};
 

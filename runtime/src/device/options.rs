@@ -11,6 +11,9 @@ use crate::error::{Error, ErrorKind};
 /// Most requests that wait for an engine, unless told otherwise.
 pub const DEFAULT_QUEUE: usize = 64;
 
+/// Most sequences that may decode side by side: beyond it, a step is as slow as so many after each other.
+pub const MAX_BATCH: usize = 64;
+
 /// Most bytes of keys and values kept of prompts' common beginnings, unless told otherwise: some 700 tokens of a model with 30
 /// layers and 3 key-value heads.
 pub const DEFAULT_PREFIX_CACHE_BYTES: usize = 32 << 20;
@@ -52,6 +55,11 @@ pub struct DeviceOptions {
     pub cache_dir: Option<PathBuf>,
     /// Requests that may wait for their turn; one more is [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull).
     pub queue: usize,
+    /// Requests that [`Engine::generate`](crate::Engine::generate) answers side by side, 1 to [`MAX_BATCH`]: their sequences
+    /// decode together, a token of each in one step, and prompts are read in between, piece by piece. 1 is one after the other.
+    /// More than one takes a bundle of fused operators on the CPU, and memory for one sequence more than these; with a cap every
+    /// one has the same share of it.
+    pub batch: usize,
     /// Most bytes of keys and values kept of prompts' common beginnings, beside the last sequence's own; `Some(0)` keeps only
     /// that. `None` computes every prompt from its first token: the same request then gives the same logits to the last bit
     /// whatever was asked before.
@@ -87,6 +95,7 @@ impl Default for DeviceOptions {
             memory_cap: None,
             cache_dir: None,
             queue: DEFAULT_QUEUE,
+            batch: 1,
             prefix_cache: Some(DEFAULT_PREFIX_CACHE_BYTES),
             count_nodes: false,
             portable: false,

@@ -26,6 +26,8 @@ pub struct Report {
     pub attempts: Vec<Attempt>,
     /// Threads that compute one step.
     pub threads: usize,
+    /// Requests that decode side by side.
+    pub batch: usize,
     /// Time to load ONNX Runtime's library and to build the session in use; the tokenizer is read meanwhile.
     pub load: Duration,
     /// Time of the first canary, which is also what warms the session up; none if it is noted.

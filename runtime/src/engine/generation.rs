@@ -7,6 +7,7 @@ use margay_policy::{Decision, Monitor, Policy, Progress, SignalError, TokenSigna
 
 use super::Engine;
 use super::alternatives::{Alternative, likeliest};
+use super::decoding::Decoding;
 use super::interrupt::Interrupt;
 use super::options::Overflow;
 use super::prompt::PromptFormat;
@@ -116,7 +117,8 @@ impl Engine {
     /// Answers `request` as its options say: greedily unless told otherwise.
     ///
     /// Every token's signals go to `policy`'s monitor, which may end the answer early, and to `on_token`, which may
-    /// too. Requests from several threads take turns; `on_token` must not ask the same engine.
+    /// too. Requests from several threads take turns, or decode side by side (see
+    /// [`DeviceOptions::batch`](crate::DeviceOptions::batch)); `on_token` must not ask the same engine.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidRequest`] if the template refuses the conversation, an option is out of its range or `max_tokens`
@@ -141,16 +143,15 @@ impl Engine {
         let encoding = started.elapsed();
 
         let started = Instant::now();
-        let mut turn = self.queue.turn(Some(request))?;
-        let sequence = turn.sequence()?;
+        let mut decoding = Decoding::begin(self, request)?;
         let queue = started.elapsed();
 
         let started = Instant::now();
         let interrupt = Interrupt::of(request)?;
         // What ends a computation from outside has the better name for it.
         let interrupted = |error: Error| request.check().err().unwrap_or(error);
-        let cached_tokens = sequence.resume(&prompt, max_tokens)?;
-        let mut logits = sequence.finish(&prompt, interrupt.run()).map_err(interrupted)?;
+        let cached_tokens = decoding.resume(&prompt, max_tokens)?;
+        let mut logits = decoding.finish(&prompt, interrupt.run()).map_err(interrupted)?;
         let prefill = encoding + started.elapsed();
 
         let started = Instant::now();
@@ -210,10 +211,10 @@ impl Engine {
                 break ended;
             }
             sampler.observe(&[id]);
-            let appended = sequence.append(id, options.overflow, &mut forgotten_tokens, interrupt.run());
+            let appended = decoding.append(id, &mut forgotten_tokens, interrupt.run());
             logits = appended.map_err(interrupted)?;
         };
-        drop(turn);
+        drop(decoding);
         let timings = Timings { queue, prefill, decode: started.elapsed() };
         let saved_tokens = if finish == Finish::EarlyDeferral { max_tokens - token_ids.len() } else { 0 };
         tracing::debug!(tokens = token_ids.len(), cached_tokens, finish = finish.name(), ?timings, "generated");

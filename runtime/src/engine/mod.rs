@@ -6,18 +6,23 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use crate::bundle::digest::ModelDigest;
-use crate::bundle::manifest::Manifest;
+use crate::bundle::manifest::{Manifest, Operators};
 use crate::bundle::{Bundle, BundleOptions, POLICY_FILE};
 use crate::device::library::{Library, Locate};
 use crate::device::{
-    DeviceOptions, Provider, Report, Running, Settings, choose_provider, count_nodes, peak_rss, profile_prefix, session,
+    DeviceOptions, MAX_BATCH, Provider, Report, Running, Settings, choose_provider, count_nodes, peak_rss,
+    profile_prefix, session,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{Message, Request};
 
 mod alternatives;
+mod batch;
 mod canary;
 mod choose;
+mod decoding;
+mod dimensions;
+mod gate;
 mod generation;
 mod golden;
 #[cfg_attr(not(feature = "constrained"), path = "no_guide.rs")]
@@ -44,6 +49,7 @@ pub use options::{
     Overflow, Sampling,
 };
 
+use batch::{Batch, PIECE};
 use guide::Guides;
 use interrupt::Interrupt;
 use prefix::PrefixCache;
@@ -52,7 +58,8 @@ use queue::Queue;
 use sequence::Sequence;
 use session::Decoder;
 
-/// A loaded model that answers requests, one at a time, from any thread.
+/// A loaded model that answers requests from any thread: one at a time, or several side by side where [`DeviceOptions::batch`]
+/// says so.
 ///
 /// The crate's front page shows it at work.
 pub struct Engine {
@@ -61,6 +68,8 @@ pub struct Engine {
     prompt: PromptFormat,
     guides: Guides,
     queue: Queue,
+    /// Where several requests decode side by side.
+    batch: Option<Batch>,
     report: Report,
 }
 
@@ -102,11 +111,12 @@ impl Engine {
             (running, prompt.and_then(joined), other.and_then(joined))
         });
         other?;
-        let (Loaded { sequence, report }, prompt) = (running?, prompt?);
+        let (Loaded { sequence, batch, report }, prompt) = (running?, prompt?);
         let manifest = bundle.manifest().clone();
         let guides = Guides::new(&bundle.tokenizer(), vocabulary_size, &manifest.prompt.stop_tokens);
         let digest = *bundle.model_digest();
-        Ok(Self { manifest, digest, prompt, guides, queue: Queue::new(sequence, options.queue), report })
+        let queue = Queue::new(sequence, options.batch, options.queue);
+        Ok(Self { manifest, digest, prompt, guides, queue, batch, report })
     }
 
     /// How the model was loaded, on what it runs, and how much memory the process has taken so far.
@@ -125,6 +135,12 @@ impl Engine {
     #[must_use]
     pub fn model_digest(&self) -> &ModelDigest {
         &self.digest
+    }
+
+    /// How many requests decode side by side, see [`DeviceOptions::batch`].
+    #[must_use]
+    pub fn batch(&self) -> usize {
+        self.report.batch
     }
 
     /// How many requests are waiting for their turn.
@@ -229,6 +245,7 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
 /// A graph on a provider that has answered the canary.
 struct Loaded {
     sequence: Sequence,
+    batch: Option<Batch>,
     report: Report,
 }
 
@@ -242,6 +259,7 @@ impl Loaded {
         let environment = library.environment()?;
         let settings = Settings::of(options)?;
         let manifest = bundle.manifest();
+        check_batch(options.batch, manifest)?;
         let memory = Memory::share(manifest, options)?;
         let prepared = started.elapsed();
 
@@ -257,7 +275,7 @@ impl Loaded {
             let operators = own.as_ref().map(|_| operators::domain(settings.threads)).transpose()?.flatten();
             let graph = own.unwrap_or_else(|| bundle.graph());
             let session = session(&environment, &graph, provider, &settings, profile.as_deref(), operators)?;
-            let mut decoder = Decoder::new(session, &manifest.model, provider.shares_buffers(), memory.key_values)?;
+            let mut decoder = Decoder::new(session, &manifest.model, provider.shares_buffers(), memory.sequence)?;
             let load = prepared + started.elapsed();
             let started = Instant::now();
             // Who counts or measures wants it to run.
@@ -270,7 +288,7 @@ impl Loaded {
             let checked = noted.map_or_else(|| canary::check(&mut decoder, &manifest.canary), Ok);
             let warm_up = noted.is_none().then(|| started.elapsed());
             // Before the canary's own error is looked at: the profile's file must not stay behind.
-            let nodes = counted.then(|| count_nodes(decoder.session())).transpose();
+            let nodes = counted.then(|| decoder.session().run(count_nodes)).transpose();
             let (canary_error, nodes) = (checked?, nodes?);
             if let Some(note) = note.filter(|_| noted.is_none()) {
                 note.write(canary_error);
@@ -290,6 +308,7 @@ impl Loaded {
             nodes,
             attempts,
             threads: settings.threads,
+            batch: options.batch,
             load,
             warm_up: warm_up.unwrap_or_default(),
             canary_noted: warm_up.is_none(),
@@ -298,17 +317,43 @@ impl Loaded {
             model_bytes: memory.model,
             peak_rss: peak_rss(),
         };
-        let sequence = Sequence::new(decoder, PrefixCache::new(memory.prefixes), manifest.model.context_length);
-        Ok(Self { sequence, report })
+        let batch = if options.batch > 1 {
+            if decoder.shared().is_none() {
+                let message = format!("on {provider} one sequence decodes at a time, not {}", options.batch);
+                return Err(Error::new(ErrorKind::InvalidRequest, message));
+            }
+            Some(Batch::new(&decoder, options.batch, memory.sequence)?)
+        } else {
+            None
+        };
+        let piece = if batch.is_some() { PIECE } else { usize::MAX };
+        let prefixes = PrefixCache::new(memory.prefixes);
+        let sequence = Sequence::new(decoder, prefixes, manifest.model.context_length, piece);
+        Ok(Self { sequence, batch, report })
     }
+}
+
+/// Whether so many sequences may decode side by side, as far as the bundle goes.
+fn check_batch(batch: usize, manifest: &Manifest) -> Result<()> {
+    let refuse = |message: String| Err(Error::new(ErrorKind::InvalidRequest, message));
+    if !(1..=MAX_BATCH).contains(&batch) {
+        return refuse(format!("{batch} sequences are to decode side by side, not 1 to {MAX_BATCH}"));
+    }
+    // Its positions are counted once for all sequences of a batch.
+    if batch > 1 && manifest.model.operators == Operators::Standard {
+        return refuse(format!(
+            "the bundle's graph is of standard operators, which decode one sequence at a time, not {batch}"
+        ));
+    }
+    Ok(())
 }
 
 /// How the memory that the engine may use is shared out, in bytes.
 struct Memory {
     /// Graph and weights.
     model: u64,
-    /// The sequence's keys and values, at most.
-    key_values: u64,
+    /// The keys and values of one sequence, at most: that of the turn, or one of the batch.
+    sequence: u64,
     /// Those of earlier prompts, at most.
     prefixes: Option<usize>,
 }
@@ -319,7 +364,7 @@ impl Memory {
         let files = manifest.files.iter().filter(|file| !not_mapped.contains(&file.path.as_str()));
         let model: u64 = files.map(|file| file.size).sum();
         let Some(cap) = options.memory_cap else {
-            return Ok(Self { model, key_values: u64::MAX, prefixes: options.prefix_cache });
+            return Ok(Self { model, sequence: u64::MAX, prefixes: options.prefix_cache });
         };
         let left = cap.checked_sub(model).ok_or_else(|| {
             Error::new(ErrorKind::Memory, format!("a model of {model} bytes does not fit the cap of {cap} bytes"))
@@ -327,6 +372,24 @@ impl Memory {
         // Half for what is asked now, at least.
         let half = usize::try_from(left / 2).unwrap_or(usize::MAX);
         let prefixes = options.prefix_cache.map(|bytes| bytes.min(half));
-        Ok(Self { model, key_values: left - prefixes.unwrap_or(0) as u64, prefixes })
+        let sequences = if options.batch > 1 { 1 + options.batch as u64 } else { 1 };
+        Ok(Self { model, sequence: (left - prefixes.unwrap_or(0) as u64) / sequences, prefixes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_operators_decode_one_sequence_at_a_time() {
+        let bundle = Bundle::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/toy")).unwrap();
+        let mut manifest = bundle.manifest().clone();
+        assert!(check_batch(8, &manifest).is_ok());
+        manifest.model.operators = Operators::Standard;
+        assert!(check_batch(1, &manifest).is_ok());
+        let error = check_batch(2, &manifest).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert!(error.to_string().contains("standard operators"), "{error}");
     }
 }

@@ -29,7 +29,7 @@ impl Engine {
         sequence.begin(ids.len())?;
         let mut scores = Vec::with_capacity(targets.len());
         if self.manifest.model.scoring {
-            let piece = (SCORED_LOGITS / self.manifest.model.vocabulary_size).max(1);
+            let piece = (SCORED_LOGITS / self.manifest.model.vocabulary_size).clamp(1, sequence.piece());
             for (contexts, targets) in contexts.chunks(piece).zip(targets.chunks(piece)) {
                 scores.extend(sequence.score(contexts, targets, interrupt.run())?);
             }

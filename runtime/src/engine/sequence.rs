@@ -12,11 +12,22 @@ pub(super) struct Sequence {
     decoder: Decoder,
     prefixes: PrefixCache,
     context: usize,
+    /// Most tokens that are read at once.
+    piece: usize,
 }
 
 impl Sequence {
-    pub(super) fn new(decoder: Decoder, prefixes: PrefixCache, context: usize) -> Self {
-        Self { decoder, prefixes, context }
+    pub(super) fn new(decoder: Decoder, prefixes: PrefixCache, context: usize, piece: usize) -> Self {
+        Self { decoder, prefixes, context, piece }
+    }
+
+    pub(super) fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Most tokens that are read at once, so that others have their turn in between.
+    pub(super) fn piece(&self) -> usize {
+        self.piece
     }
 
     /// Forgets everything and makes room for `tokens` tokens.
@@ -25,10 +36,11 @@ impl Sequence {
         self.decoder.reserve(tokens)
     }
 
-    /// Forgets everything and reads `ids`, computed in one call; room is made for `more` tokens after them.
+    /// Forgets everything and reads `ids`, computed in one call if that is not too many at once; room is made for `more` tokens
+    /// after them.
     pub(super) fn read(&mut self, ids: &[u32], more: usize, run: &RunOptions) -> Result<&[f32]> {
         self.begin(ids.len() + more)?;
-        self.decoder.append(ids, run)
+        self.append_all(ids, run)
     }
 
     /// Appends `ids` and returns the log-probability of each of `targets`, as [`Decoder::score`] does.
@@ -47,7 +59,16 @@ impl Sequence {
     /// Computes what is missing of `prompt`, which [`Sequence::resume`] began with, and returns the logits after it.
     pub(super) fn finish(&mut self, prompt: &[u32], run: &RunOptions) -> Result<&[f32]> {
         let known = self.decoder.tokens().len();
-        self.decoder.append(&prompt[known..], run)
+        self.append_all(&prompt[known..], run)
+    }
+
+    /// Appends `ids`, so many at once as may be, and returns the logits after the last of them.
+    fn append_all(&mut self, ids: &[u32], run: &RunOptions) -> Result<&[f32]> {
+        let last = ids.len().saturating_sub(1) / self.piece * self.piece;
+        for piece in ids[..last].chunks(self.piece) {
+            self.decoder.append(piece, run)?;
+        }
+        self.decoder.append(&ids[last..], run)
     }
 
     /// Appends one token and returns the logits after it, `[vocabulary]`.

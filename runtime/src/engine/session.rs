@@ -1,21 +1,23 @@
 //! One sequence on ONNX Runtime: the session, its inputs and outputs, and the key-value cache.
 
 use std::borrow::Cow;
-use std::ops::Range;
+use std::sync::Arc;
 
 use ort::memory::Allocator;
 use ort::session::{IoBinding, RunOptions, Session, SessionInputValue};
-use ort::value::{DynValue, Outlet, Tensor, TensorElementType, ValueType};
+use ort::value::{DynValue, Tensor};
 
+use super::dimensions::{Dimensions, past_name, present_name};
+use super::gate::Gate;
 use crate::bundle::manifest::{Model, Operators};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Key-value buffers grow in steps of this many tokens, so that most requests find them large enough.
-const CAPACITY_STEP: usize = 64;
+pub(super) const CAPACITY_STEP: usize = 64;
 
 /// A decoder with the cache of one sequence.
 pub(super) struct Decoder {
-    session: Session,
+    session: Arc<Gate<Session>>,
     dimensions: Dimensions,
     cache: Cache,
     /// After the last position, `[1, 1, vocabulary]`.
@@ -51,15 +53,6 @@ struct Bound {
     no_targets_bound: bool,
 }
 
-struct Dimensions {
-    vocabulary: usize,
-    context: usize,
-    layers: usize,
-    key_value_heads: usize,
-    head_size: usize,
-    scoring: bool,
-}
-
 /// The keys and values of the first tokens of a sequence, set aside.
 pub(super) struct Snapshot {
     tokens: Vec<u32>,
@@ -71,14 +64,7 @@ impl Decoder {
     /// Prepares `session` for a first sequence, whose cache never takes more than `cache_limit` bytes. Whether past and present
     /// may be one buffer, the execution provider decides (`shares`) and the graph.
     pub(super) fn new(session: Session, model: &Model, shares: bool, cache_limit: u64) -> Result<Self> {
-        let dimensions = Dimensions {
-            vocabulary: model.vocabulary_size,
-            context: model.context_length,
-            layers: model.layers,
-            key_value_heads: model.key_value_heads,
-            head_size: model.head_size,
-            scoring: model.scoring,
-        };
+        let dimensions = Dimensions::of(model);
         dimensions.check(&session)?;
         let cache = match model.operators {
             Operators::Fused if shares => {
@@ -87,12 +73,26 @@ impl Decoder {
             Operators::Fused | Operators::Standard => Cache::Grown(dimensions.empty()?),
         };
         let logits = Tensor::new(&Allocator::default(), [1, 1, dimensions.vocabulary]).map_err(inference)?;
+        let session = Arc::new(Gate::new(session));
         Ok(Self { session, dimensions, cache, logits, capacity: 0, tokens: Vec::new(), cache_limit })
     }
 
-    /// The session, to end its profile.
-    pub(super) fn session(&mut self) -> &mut Session {
-        &mut self.session
+    /// The session, which others may compute on between two steps.
+    pub(super) fn session(&self) -> &Arc<Gate<Session>> {
+        &self.session
+    }
+
+    pub(super) fn dimensions(&self) -> &Dimensions {
+        &self.dimensions
+    }
+
+    /// The sequence's key-value buffers, `[1, heads, room, head size]` each, and their room in tokens; `None` unless past and
+    /// present are one buffer.
+    pub(super) fn shared(&self) -> Option<(&[Tensor<f32>], usize)> {
+        match &self.cache {
+            Cache::Shared(bound) => Some((&bound.buffers, self.capacity)),
+            Cache::Grown(_) => None,
+        }
     }
 
     /// The tokens of the sequence so far.
@@ -177,7 +177,8 @@ impl Decoder {
                 if self.dimensions.scoring {
                     scores = bound.bind_targets(targets)?;
                 }
-                self.session.run_binding_with_options(&bound.binding, run).map_err(inference)?;
+                let run = |session: &mut Session| session.run_binding_with_options(&bound.binding, run).map(drop);
+                self.session.run(run).map_err(inference)?;
             }
             Cache::Grown(past) => {
                 let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> =
@@ -187,18 +188,19 @@ impl Decoder {
                 }
                 let names = self.dimensions.caches(past_name);
                 inputs.extend(names.zip(past.iter()).map(|(name, value)| (name.into(), value.into())));
-                let mut outputs = self.session.run_with_options(inputs, run).map_err(inference)?;
-                let mut take = |name: &str| {
-                    let missing = || Error::new(ErrorKind::Inference, format!("ONNX Runtime gave no {name}"));
-                    outputs.remove(name).ok_or_else(missing)
-                };
-                self.logits = take("logits")?.downcast().map_err(inference)?;
-                if self.dimensions.scoring {
-                    scores = Some(take("log_probabilities")?.downcast().map_err(inference)?);
-                }
-                for (name, value) in self.dimensions.caches(present_name).zip(past) {
-                    *value = take(&name)?;
-                }
+                let present = self.session.run(|session| {
+                    let mut outputs = session.run_with_options(inputs, run).map_err(inference)?;
+                    let mut take = |name: &str| {
+                        let missing = || Error::new(ErrorKind::Inference, format!("ONNX Runtime gave no {name}"));
+                        outputs.remove(name).ok_or_else(missing)
+                    };
+                    self.logits = take("logits")?.downcast().map_err(inference)?;
+                    if self.dimensions.scoring {
+                        scores = Some(take("log_probabilities")?.downcast().map_err(inference)?);
+                    }
+                    self.dimensions.caches(present_name).map(|name| take(&name)).collect::<Result<_>>()
+                })?;
+                *past = present;
             }
         }
         self.tokens.extend_from_slice(ids);
@@ -210,7 +212,7 @@ impl Decoder {
         let tokens = self.tokens[..length.min(self.tokens.len())].to_vec();
         let mut values = Vec::with_capacity(self.dimensions.values_per_token() * tokens.len());
         let mut copy = |buffer: &[f32], room: usize| {
-            for rows in self.dimensions.rows(room, tokens.len()) {
+            for rows in self.dimensions.rows(0, room, tokens.len()) {
                 values.extend_from_slice(&buffer[rows]);
             }
         };
@@ -242,7 +244,7 @@ impl Decoder {
             Cache::Shared(bound) => {
                 for buffer in &mut bound.buffers {
                     let (_, buffer) = buffer.try_extract_tensor_mut::<f32>().map_err(inference)?;
-                    for (rows, values) in self.dimensions.rows(self.capacity, length).zip(&mut wanted) {
+                    for (rows, values) in self.dimensions.rows(0, self.capacity, length).zip(&mut wanted) {
                         buffer[rows].copy_from_slice(values);
                     }
                 }
@@ -342,93 +344,6 @@ impl Bound {
 fn row(ids: &[u32]) -> Result<Tensor<i64>> {
     let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
     Tensor::from_array(([1, ids.len()], ids)).map_err(inference)
-}
-
-impl Dimensions {
-    /// Numbers that the keys and values of one token are.
-    fn values_per_token(&self) -> usize {
-        2 * self.layers * self.key_value_heads * self.head_size
-    }
-
-    fn bytes_per_token(&self) -> u64 {
-        (self.values_per_token() * size_of::<f32>()).max(1) as u64
-    }
-
-    /// Where in a tensor with room for `room` tokens the first `length` lie: one range for each head.
-    fn rows(&self, room: usize, length: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let size = self.head_size;
-        (0..self.key_value_heads).map(move |head| head * room * size..(head * room + length) * size)
-    }
-
-    /// Key-values of no tokens.
-    fn empty(&self) -> Result<Vec<DynValue>> {
-        let shape = [1, self.key_value_heads, 0, self.head_size];
-        let empty = || Ok(Tensor::<f32>::new(&Allocator::default(), shape).map_err(inference)?.into_dyn());
-        self.caches(past_name).map(|_| empty()).collect()
-    }
-
-    /// Names of all key and value caches, made of layer and part.
-    fn caches(&self, name: fn(usize, &str) -> String) -> impl Iterator<Item = String> + use<> {
-        let layers = self.layers;
-        (0..layers).flat_map(move |layer| ["key", "value"].map(|part| name(layer, part)))
-    }
-
-    /// Compares the graph's inputs and outputs with what the manifest says.
-    fn check(&self, session: &Session) -> Result<()> {
-        use TensorElementType::{Float32, Int64};
-        let (any, vocabulary) = (-1, self.vocabulary as i64);
-        let cache = [any, self.key_value_heads as i64, any, self.head_size as i64];
-        let caches = |name: fn(usize, &str) -> String| self.caches(name).map(|name| (name, Float32, cache.to_vec()));
-        let row = |name: &str, element| (name.to_owned(), element, vec![any, any]);
-        let inputs = [row("input_ids", Int64), row("attention_mask", Int64)];
-        let outputs = [("logits".to_owned(), Float32, vec![any, any, vocabulary])];
-        let targets = self.scoring.then(|| row("targets", Int64));
-        let scores = self.scoring.then(|| row("log_probabilities", Float32));
-        compare("input", session.inputs(), inputs.into_iter().chain(targets).chain(caches(past_name)))?;
-        compare("output", session.outputs(), outputs.into_iter().chain(scores).chain(caches(present_name)))
-    }
-}
-
-/// Every expected value is there with its type and dimensions (-1 agrees with any), and no other.
-fn compare(
-    kind: &str,
-    actual: &[Outlet],
-    expected: impl Iterator<Item = (String, TensorElementType, Vec<i64>)>,
-) -> Result<()> {
-    let refuse = |message: String| Err(Error::new(ErrorKind::Bundle, message));
-    let mut count = 0;
-    for (name, element, dimensions) in expected {
-        count += 1;
-        let Some(outlet) = actual.iter().find(|outlet| outlet.name() == name) else {
-            return refuse(format!("the graph has no {kind} {name}, which the manifest implies"));
-        };
-        let agrees = match outlet.dtype() {
-            ValueType::Tensor { ty, shape, .. } => {
-                *ty == element
-                    && shape.len() == dimensions.len()
-                    && shape.iter().zip(&dimensions).all(|(a, b)| *a < 0 || *b < 0 || a == b)
-            }
-            _ => false,
-        };
-        if !agrees {
-            return refuse(format!(
-                "the graph's {kind} {name} is {}, the manifest implies {element} {dimensions:?}",
-                outlet.dtype()
-            ));
-        }
-    }
-    if actual.len() != count {
-        return refuse(format!("the graph has {} {kind}s, the manifest implies {count}", actual.len()));
-    }
-    Ok(())
-}
-
-fn past_name(layer: usize, part: &str) -> String {
-    format!("past_key_values.{layer}.{part}")
-}
-
-fn present_name(layer: usize, part: &str) -> String {
-    format!("present.{layer}.{part}")
 }
 
 pub(super) fn inference(error: ort::Error) -> Error {

@@ -1,4 +1,4 @@
-//! A small model: one answer at a time, off the asynchronous threads.
+//! A small model: as many answers at a time as its engine decodes side by side, off the asynchronous threads.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -20,14 +20,15 @@ use super::{Piece, Pieces, Question};
 pub(super) struct Device {
     engine: Arc<Engine>,
     policy: Option<Arc<Policy>>,
-    /// The engine has one decoder: who waits for it waits here, without a thread.
+    /// A permit for each answer that the engine decodes at once: who waits for one waits here, without a thread.
     turn: Arc<Semaphore>,
 }
 
 impl Device {
     pub(super) fn new(engine: Arc<Engine>, policy: Option<&CalibratedPolicy>) -> Self {
         let policy = policy.map(|calibrated| Arc::new(calibrated.policy.clone()));
-        Self { engine, policy, turn: Arc::new(Semaphore::new(1)) }
+        let turn = Arc::new(Semaphore::new(engine.batch()));
+        Self { engine, policy, turn }
     }
 
     pub(super) fn engine(&self) -> &Arc<Engine> {

@@ -3,22 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::activations::{Activations, CHUNK, LANES, Row};
-use crate::blocks::Blocks;
-use crate::job::Panel;
-
-/// Takes the codes of `count` rows of the matrix, at most 16, from `first` on, into a panel with room for them.
-pub(super) fn unpack(panel: &mut Panel, weights: &Blocks<'_>, first: usize, count: usize) {
-    const LOW: u32 = 0x0f0f_0f0f;
-    let bytes = weights.columns / 2;
-    for row in 0..count {
-        let fours = weights.codes[(first + row) * bytes..][..bytes].as_chunks::<4>().0;
-        for (four, eight) in fours.iter().zip(panel.codes.chunks_exact_mut(8 * LANES)) {
-            let four = u32::from_le_bytes(*four);
-            eight[4 * row..][..4].copy_from_slice(&(four & LOW).to_le_bytes());
-            eight[4 * (LANES + row)..][..4].copy_from_slice(&(four >> 4 & LOW).to_le_bytes());
-        }
-    }
-}
+use crate::panel::Panel;
 
 /// Numbers of half precision, 8 at a time.
 #[target_feature(enable = "avx2,f16c")]

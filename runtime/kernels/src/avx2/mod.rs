@@ -13,7 +13,8 @@ mod row;
 
 use crate::activations::{Activations, LANES, Row};
 use crate::blocks::Blocks;
-use crate::job::{Kernel, Panel};
+use crate::job::Kernel;
+use crate::panel::Panel;
 
 /// Proof that this processor has the instructions.
 #[derive(Debug, Clone, Copy)]
@@ -33,9 +34,16 @@ impl Kernel for Avx2 {
         unsafe { quantize::row(x, size, to) }
     }
 
-    fn dots(self, weights: &Blocks<'_>, activations: &Activations, first: usize, count: usize) -> [f32; LANES] {
+    fn dots<const M: usize>(
+        self,
+        weights: &Blocks<'_>,
+        activations: &Activations,
+        first: usize,
+        count: usize,
+        row: usize,
+    ) -> [[f32; LANES]; M] {
         // SAFETY: as above.
-        unsafe { row::dots(weights, activations, first, count) }
+        unsafe { std::array::from_fn(|index| row::dots(weights, activations, first, count, row + index)) }
     }
 
     fn widen(self, halves: &[[u16; LANES]], to: &mut [[f32; LANES]]) {
@@ -45,7 +53,7 @@ impl Kernel for Avx2 {
 
     fn unpack(self, panel: &mut Panel, weights: &Blocks<'_>, first: usize, count: usize) {
         panel.reset(self, weights, first, count);
-        matrix::unpack(panel, weights, first, count);
+        panel.unpack(weights, first, count);
     }
 
     fn product(self, activations: &Activations, panels: &[Panel; 2], write: &mut dyn FnMut(usize, [[f32; LANES]; 2])) {

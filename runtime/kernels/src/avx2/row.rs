@@ -1,26 +1,32 @@
-//! One row of activations: every byte of the weights is read once, in the order of the file.
+//! One row of activations at a time: every byte of the weights is read once, in the order of the file.
 
 use std::arch::x86_64::*;
 
 use super::quantize::lanes;
-use crate::activations::{Activations, CHUNK, LANES};
+use crate::activations::{Activations, CHUNK, FEW, LANES};
 use crate::blocks::Blocks;
 
 /// How far ahead of the product codes are fetched, in bytes. The processor does not look beyond a page of 4096 by itself, and
 /// in a mapped file every page is one of its own.
 const AHEAD: usize = 4096;
 
-/// Products of `count` rows of weights, at most 16, with the one row of activations.
+/// Products of `count` rows of weights, at most 16, with one row of activations.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dots(weights: &Blocks<'_>, activations: &Activations, first: usize, count: usize) -> [f32; LANES] {
+pub(super) fn dots(
+    weights: &Blocks<'_>,
+    activations: &Activations,
+    first: usize,
+    count: usize,
+    at: usize,
+) -> [f32; LANES] {
     let mut sums = [0.0; LANES];
     let mut row = 0;
     while row + 4 <= count {
-        sums[row..row + 4].copy_from_slice(&together::<4>(weights, activations, first + row));
+        sums[row..row + 4].copy_from_slice(&together::<4>(weights, activations, first + row, at));
         row += 4;
     }
     while row < count {
-        sums[row..=row].copy_from_slice(&together::<1>(weights, activations, first + row));
+        sums[row..=row].copy_from_slice(&together::<1>(weights, activations, first + row, at));
         row += 1;
     }
     sums
@@ -29,9 +35,11 @@ pub(super) fn dots(weights: &Blocks<'_>, activations: &Activations, first: usize
 /// `R` rows at once, which share the loads of the activations.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn together<const R: usize>(weights: &Blocks<'_>, activations: &Activations, row: usize) -> [f32; R] {
+fn together<const R: usize>(weights: &Blocks<'_>, activations: &Activations, row: usize, at: usize) -> [f32; R] {
     let (bytes, blocks, zero_bytes) = (weights.columns / 2, weights.blocks(), weights.zero_bytes());
     assert!(row + R <= weights.rows && activations.columns == weights.columns && activations.size == weights.size);
+    assert!(at < activations.rows.min(FEW));
+    let (code, lane) = (at * activations.stride(), at * activations.lanes());
     let (nibble, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
     // Half a chunk at a time: 32 bytes of weights, 64 columns. The block of each lane, counted from the half's first.
     let per_half = (CHUNK / 2).div_ceil(weights.size);
@@ -50,10 +58,10 @@ fn together<const R: usize>(weights: &Blocks<'_>, activations: &Activations, row
         // SAFETY: the lengths of all slices follow from the shapes that were checked when they were made (`Blocks::new`,
         // `Activations::reset`); what is past the end of a row is not loaded.
         unsafe {
-            let codes = activations.codes.as_ptr().add(place);
+            let codes = activations.codes.as_ptr().add(code + place);
             let evens = _mm256_loadu_si256(codes.cast());
             let odds = _mm256_loadu_si256(codes.add(CHUNK / 2).cast());
-            let lane = LANES / 2 * half;
+            let lane = lane + LANES / 2 * half;
             let scales = _mm256_loadu_ps(activations.lane_scales.as_ptr().add(lane));
             let negated = _mm256_loadu_si256(activations.lane_sums.as_ptr().add(lane).cast());
             for (index, sum) in sums.iter_mut().enumerate() {

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use crate::activations::{Activations, CHUNK, LANES};
 use crate::blocks::Blocks;
-use crate::job::Panel;
+use crate::panel::Panel;
 
 /// Takes the codes of `count` rows of the matrix, at most 16, from `first` on, into a panel with room for them.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]

@@ -14,7 +14,8 @@ mod row;
 
 use crate::activations::{Activations, LANES, Row};
 use crate::blocks::Blocks;
-use crate::job::{Kernel, Panel};
+use crate::job::Kernel;
+use crate::panel::Panel;
 
 /// Proof that this processor has the instructions.
 #[derive(Debug, Clone, Copy)]
@@ -36,9 +37,16 @@ impl Kernel for Avx512 {
         unsafe { quantize::row(x, size, to) }
     }
 
-    fn dots(self, weights: &Blocks<'_>, activations: &Activations, first: usize, count: usize) -> [f32; LANES] {
+    fn dots<const M: usize>(
+        self,
+        weights: &Blocks<'_>,
+        activations: &Activations,
+        first: usize,
+        count: usize,
+        row: usize,
+    ) -> [[f32; LANES]; M] {
         // SAFETY: as above.
-        unsafe { row::dots(weights, activations, first, count) }
+        unsafe { row::dots(weights, activations, first, count, row) }
     }
 
     fn widen(self, halves: &[[u16; LANES]], to: &mut [[f32; LANES]]) {

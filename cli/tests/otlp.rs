@@ -1,6 +1,6 @@
 //! Spans and metrics as a collector gets them, read by OpenTelemetry's own protocol package for Python.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a failed preparation fails the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed preparation fails the test")]
 
 #[path = "common/cascade.rs"]
 mod cascade;

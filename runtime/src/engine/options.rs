@@ -98,6 +98,11 @@ pub enum Constraint {
     Regex(String),
 }
 
+impl Constraint {
+    /// Whether this build can follow one: features are shared by everybody in a build.
+    pub const AVAILABLE: bool = cfg!(feature = "constrained");
+}
+
 impl Default for Sampling {
     fn default() -> Self {
         Self { temperature: 0.0, top_k: None, top_p: None, min_p: None, repetition_penalty: 1.0, seed: None }

@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::num::NonZeroU32;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -290,11 +291,24 @@ async fn a_query_cancelled_in_the_cloud_has_no_answer_at_all() {
 async fn a_dropped_query_stops_the_device() {
     let cascade = cascade(Threshold::KEEP_ALL, Cloud::new(Ok("from afar")));
     let cancel = Cancel::default();
+    // Somebody else has the device, so that the query is not over when it is first looked at.
+    let (begun, begins) = mpsc::channel();
+    let (let_go, held) = mpsc::channel::<()>();
+    let other = std::thread::spawn(move || {
+        ENGINE.generate(&request(), None, &mut |_| {
+            begun.send(()).unwrap();
+            held.recv().unwrap();
+            ControlFlow::Break(())
+        })
+    });
+    begins.recv().unwrap();
     let mut query = Box::pin(cascade.answer(request().cancel(cancel.clone())));
     assert!(query.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     assert!(!cancel.is_cancelled());
     drop(query);
     assert!(cancel.is_cancelled());
+    let_go.send(()).unwrap();
+    drop(other.join().unwrap());
     // A query that ends by itself leaves its handle alone.
     let cancel = Cancel::default();
     cascade.answer(request().cancel(cancel.clone())).await.unwrap();

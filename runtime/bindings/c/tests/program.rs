@@ -9,6 +9,7 @@ mod toy;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use margay::Constraint;
 use margay::testing::{FaultyServer, Reply};
 
 /// Where the library under test lies: beside the test programs.
@@ -25,7 +26,7 @@ fn compile(source: &str, into: &Path, flags: &[&str]) -> PathBuf {
     let program = into.join("program");
     let status = Command::new("gcc")
         .args(["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-pedantic", "-g"])
-        .args(if cfg!(feature = "constrained") { &["-DCONSTRAINED"][..] } else { &[] })
+        .args(if Constraint::AVAILABLE { &["-DCONSTRAINED"][..] } else { &[] })
         .args(flags)
         .arg("-I")
         .arg(c().join("include"))

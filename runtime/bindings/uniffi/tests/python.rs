@@ -42,7 +42,7 @@ fn suite(python: &Path, path: Option<&Path>) {
         Some(path) => pytest.env("PYTHONPATH", path),
         None => pytest.env("MARGAY_CONSTRAINED", "1"),
     };
-    if cfg!(feature = "constrained") {
+    if margay::Constraint::AVAILABLE {
         pytest.env("MARGAY_CONSTRAINED", "1");
     }
     let output = scenario.run(&mut pytest);

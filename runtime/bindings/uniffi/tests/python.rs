@@ -107,6 +107,8 @@ fn the_wheel_installs_into_a_clean_environment_and_passes_the_suite() {
     let mut build = Command::new(&maturin);
     build.env("PATH", std::env::join_paths(programs.iter().chain(&path)).unwrap());
     build.args(["-m", "maturin", "build", "--release", "--locked", "--out"]).arg(folder.path());
+    // It is the package that is tested: how fast it is may wait.
+    build.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     succeed(build.current_dir(bindings().join("python")));
     let wheels: Vec<PathBuf> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [wheel] = &wheels[..] else { panic!("one wheel, not {wheels:?}") };

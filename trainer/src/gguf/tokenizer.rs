@@ -1,7 +1,7 @@
 //! GGUF's tokenizer metadata as the content of a Hugging Face `tokenizer.json`: byte-level BPE with the pre-tokenizer that the
 //! metadata names, or SentencePiece's BPE with merges taken from its scores.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use gguf_rs_lib::format::MetadataValue;
 use serde_json::{Value, json};
@@ -102,20 +102,10 @@ pub(super) fn json(words: &Words) -> Result<String, String> {
             "special_tokens": {text: {"id": text, "ids": [id], "tokens": [text]}},
         });
     }
-    serde_json::to_string(&sorted(tokenizer)).map_err(|e| format!("tokenizer.ggml: {e}"))
-}
-
-/// The same with the keys of every object in order. serde_json sorts them or keeps the order in which they came, as whoever
-/// else is in the build wishes; a bundle's digest is of these bytes.
-fn sorted(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let fields: BTreeMap<String, Value> = fields.into_iter().map(|(key, value)| (key, sorted(value))).collect();
-            Value::Object(fields.into_iter().collect())
-        }
-        Value::Array(values) => values.into_iter().map(sorted).collect(),
-        value => value,
-    }
+    // serde_json sorts keys or keeps the order in which they came, as whoever else is in the build wishes; a bundle's digest is
+    // of these bytes.
+    tokenizer.sort_all_objects();
+    serde_json::to_string(&tokenizer).map_err(|e| format!("tokenizer.ggml: {e}"))
 }
 
 /// What differs between kinds of tokenizers.

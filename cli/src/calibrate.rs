@@ -219,11 +219,13 @@ impl Away {
         let asked: Vec<&str> = learned.iter().map(|row| prompts.of(row.query())).collect::<Result<_, _>>()?;
         let right: Vec<bool> = learned.iter().map(|row| row.quality() >= RIGHT).collect();
         let route = Route::fit(&asked, &right, PENALTY, share)?;
-        let queries: Vec<&str> = table.rows().filter(|row| row.model() == small).map(|row| row.query()).collect();
-        let asked: Vec<&str> = queries.iter().map(|query| prompts.of(query)).collect::<Result<_, _>>()?;
-        let sent = route.sends_away(asked)?;
-        let queries = queries.into_iter().zip(sent).filter(|(_, sent)| *sent).map(|(query, _)| query.to_owned());
-        Ok(Self { queries: queries.collect(), route })
+        let mut queries = HashSet::new();
+        for row in table.rows().filter(|row| row.model() == small) {
+            if route.sends_away(prompts.of(row.query())?) {
+                queries.insert(row.query().to_owned());
+            }
+        }
+        Ok(Self { route, queries })
     }
 }
 

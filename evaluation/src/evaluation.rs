@@ -549,8 +549,7 @@ fn rules(pairing: &Pairing, table: &Table, models: &[&str], options: &Options<'_
             rows.iter().try_for_each(|row| prompts.of(row.query()).map(drop))?;
             let right: Vec<bool> = of_small.iter().map(|row| row.quality() >= RIGHT).collect();
             if let Ok(fitted) = Router::fit(&asked, &right, ROUTER_BITS, PENALTY) {
-                let deployed = fitted.to_policy();
-                let router = deployed.router()?;
+                let router = fitted.to_policy()?;
                 let score = |row: Row<'_>| Some(f64::from(router.score(prompts.of(row.query()).ok()?)?.value()));
                 rules.insert("learned router".to_owned(), measure(&score)?);
             }

@@ -59,14 +59,17 @@ impl Router {
         self.intercept + features(prompt, self.bits).iter().filter_map(weight).sum::<f64>()
     }
 
-    /// This router for the runtime, its numbers rounded to 32 bits.
-    #[must_use]
-    pub fn to_policy(&self) -> DeployedRouter {
+    /// This router as the runtime runs it, its numbers rounded to 32 bits: choose its threshold on the scores of that.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for weights that 32 bits cannot hold.
+    pub fn to_policy(&self) -> Result<DeployedRouter> {
         let mut weights = vec![0.0; 1 << self.bits];
         for (at, weight) in &self.weights {
             weights[*at as usize] = *weight as f32;
         }
-        DeployedRouter { intercept: self.intercept as f32, weights }
+        DeployedRouter::new(self.intercept as f32, weights)
+            .map_err(|fault| Error::new(ErrorKind::Invalid, fault.to_string()))
     }
 }
 
@@ -76,35 +79,8 @@ fn features(prompt: &str, bits: u32) -> Row {
     features.iter().map(|(at, count)| (at as usize, f64::from(count) / length)).collect()
 }
 
-/// A router as the runtime runs it, in 32 bits.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DeployedRouter {
-    intercept: f32,
-    weights: Vec<f32>,
-}
-
-impl DeployedRouter {
-    /// What scores prompts, here and in the runtime: choose its threshold on these scores.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] for weights that 32 bits cannot hold.
-    pub fn router(&self) -> Result<margay_policy::Router<'_>> {
-        margay_policy::Router::new(self.intercept, &self.weights)
-            .map_err(|fault| Error::new(ErrorKind::Invalid, fault.to_string()))
-    }
-
-    /// Log-odds of a prompt without any feature.
-    #[must_use]
-    pub fn intercept(&self) -> f32 {
-        self.intercept
-    }
-
-    /// One for each number of a feature.
-    #[must_use]
-    pub fn weights(&self) -> &[f32] {
-        &self.weights
-    }
-}
+/// A router as the runtime runs it.
+pub type DeployedRouter = margay_policy::Router<Vec<f32>>;
 
 /// A router with the threshold under which it sends a prompt to the large model before the small one begins.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,11 +106,9 @@ impl Route {
         let asked = prompts.iter().copied().zip(right.iter().copied());
         let (choosing, learning): (Vec<_>, Vec<_>) = asked.partition(|_| random.random_bool(CHOOSING));
         let (learning, right): (Vec<&str>, Vec<bool>) = learning.into_iter().unzip();
-        let router = Router::fit(&learning, &right, ROUTER_BITS, penalty)?.to_policy();
-        let scores: Vec<f64> = {
-            let scoring = router.router()?;
-            choosing.iter().filter_map(|(prompt, _)| Some(f64::from(scoring.score(prompt)?.value()))).collect()
-        };
+        let router = Router::fit(&learning, &right, ROUTER_BITS, penalty)?.to_policy()?;
+        let score = |prompt: &str| Some(f64::from(router.score(prompt)?.value()));
+        let scores: Vec<f64> = choosing.iter().filter_map(|(prompt, _)| score(prompt)).collect();
         let choice = threshold::for_deferral_rate(&scores, share)?;
         // One of the scores, which are 32-bit, or infinite.
         let threshold = Threshold::new(choice.threshold as f32)
@@ -142,13 +116,9 @@ impl Route {
         Ok(Self { router, threshold, deferral_rate: choice.deferral_rate, sample_size: scores.len() })
     }
 
-    /// Whether each of these prompts is sent away, as the runtime decides it.
-    ///
-    /// # Errors
-    /// As [`DeployedRouter::router`].
-    pub fn sends_away<'p>(&self, prompts: impl IntoIterator<Item = &'p str>) -> Result<Vec<bool>> {
-        let router = self.router.router()?;
-        let sent = |prompt| router.score(prompt).is_some_and(|score| !self.threshold.keeps(score));
-        Ok(prompts.into_iter().map(sent).collect())
+    /// Whether a prompt is sent away, as the runtime decides it.
+    #[must_use]
+    pub fn sends_away(&self, prompt: &str) -> bool {
+        self.router.sends_away(prompt, self.threshold).is_some()
     }
 }

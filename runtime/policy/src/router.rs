@@ -7,6 +7,8 @@ use core::fmt;
 use heapless::index_map::FnvIndexMap;
 
 use crate::rule::Score;
+use crate::threshold::Threshold;
+use crate::verdict::{Decision, Reason, Verdict};
 
 /// Most bits of a feature's number: a million weights.
 pub const MAX_ROUTER_BITS: u32 = 20;
@@ -24,12 +26,13 @@ pub struct PromptFeatures(FnvIndexMap<u32, u32, MAX_PROMPT_FEATURES>);
 /// Logistic regression on [`PromptFeatures`]; its score is the log-odds that the small model will be right, so higher means
 /// keep.
 ///
-/// The vector of counts is brought to length 1, so long prompts weigh no more than short ones.
+/// The vector of counts is brought to length 1, so long prompts weigh no more than short ones. The weights may lie anywhere: in
+/// flash, or in a vector.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Router<'w> {
+pub struct Router<W> {
     bits: u32,
     intercept: f32,
-    weights: &'w [f32],
+    weights: W,
 }
 
 /// Why a router cannot be built. Whoever fitted it is to blame.
@@ -89,17 +92,18 @@ impl PromptFeatures {
     }
 }
 
-impl<'w> Router<'w> {
+impl<W: AsRef<[f32]>> Router<W> {
     /// A router with one weight for each feature's number.
     ///
     /// # Errors
     /// [`RouterError`] for another number of weights than a power of two, or a number that is not finite.
-    pub fn new(intercept: f32, weights: &'w [f32]) -> Result<Self, RouterError> {
-        let bits = weights.len().trailing_zeros();
-        if !weights.len().is_power_of_two() || !(1..=MAX_ROUTER_BITS).contains(&bits) {
-            return Err(RouterError::Weights { count: weights.len() });
+    pub fn new(intercept: f32, weights: W) -> Result<Self, RouterError> {
+        let all = weights.as_ref();
+        let bits = all.len().trailing_zeros();
+        if !all.len().is_power_of_two() || !(1..=MAX_ROUTER_BITS).contains(&bits) {
+            return Err(RouterError::Weights { count: all.len() });
         }
-        if !intercept.is_finite() || weights.iter().any(|weight| !weight.is_finite()) {
+        if !intercept.is_finite() || all.iter().any(|weight| !weight.is_finite()) {
             return Err(RouterError::NotFinite);
         }
         Ok(Self { bits, intercept, weights })
@@ -108,13 +112,34 @@ impl<'w> Router<'w> {
     /// Log-odds that the small model answers this prompt right; `None` if they would not be finite.
     #[must_use]
     pub fn score(&self, prompt: &str) -> Option<Score> {
-        let features = PromptFeatures::of(prompt, self.bits);
+        let (features, weights) = (PromptFeatures::of(prompt, self.bits), self.weights.as_ref());
         let weighted = features.iter().fold(0.0, |sum, (feature, count)| {
-            sum + self.weights.get(feature as usize).copied().unwrap_or_default() * count as f32
+            sum + weights.get(feature as usize).copied().unwrap_or_default() * count as f32
         });
         let length = features.length();
         let score = if length > 0.0 { self.intercept + weighted / length } else { self.intercept };
         Score::of(score)
+    }
+
+    /// The decision to send a prompt to the large model at once, because its score is below `threshold`; `None` is the small
+    /// model's to answer.
+    #[must_use]
+    pub fn sends_away(&self, prompt: &str, threshold: Threshold) -> Option<Decision> {
+        let score = self.score(prompt)?;
+        let decision = Decision { verdict: Verdict::Defer(Reason::Routed), score: Some(score), threshold };
+        (!threshold.keeps(score)).then_some(decision)
+    }
+
+    /// Log-odds of a prompt without any feature.
+    #[must_use]
+    pub fn intercept(&self) -> f32 {
+        self.intercept
+    }
+
+    /// One for each number of a feature.
+    #[must_use]
+    pub fn weights(&self) -> &[f32] {
+        self.weights.as_ref()
     }
 }
 

@@ -1,6 +1,6 @@
 //! A router as a bundle's policy carries it: what it sends to the large model the device does not begin.
 
-use margay_policy::{Decision, Reason, Router, Threshold, Verdict};
+use margay_policy::{Decision, Router, Threshold};
 use serde::{Deserialize, Serialize};
 
 /// A [`Router`] with its threshold, fitted to the small model of the bundle.
@@ -13,9 +13,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub struct CalibratedRouter {
+    router: Router<Vec<f32>>,
     threshold: Threshold,
-    intercept: f32,
-    weights: Vec<f32>,
     deferral_rate: f64,
     sample_size: u64,
 }
@@ -43,19 +42,17 @@ impl CalibratedRouter {
         deferral_rate: f64,
         sample_size: u64,
     ) -> Result<Self, String> {
-        Router::new(intercept, &weights).map_err(|fault| format!("a router's {fault}"))?;
+        let router = Router::new(intercept, weights).map_err(|fault| format!("a router's {fault}"))?;
         if !(0.0..=1.0).contains(&deferral_rate) || sample_size == 0 {
             return Err("a router has a number that is out of its range".to_owned());
         }
-        Ok(Self { threshold, intercept, weights, deferral_rate, sample_size })
+        Ok(Self { router, threshold, deferral_rate, sample_size })
     }
 
     /// The decision to send a prompt on at once; `None` is the device's to answer.
     #[must_use]
     pub fn sends_away(&self, prompt: &str) -> Option<Decision> {
-        let score = Router::new(self.intercept, &self.weights).ok()?.score(prompt)?;
-        let verdict = Verdict::Defer(Reason::Routed);
-        (!self.threshold.keeps(score)).then_some(Decision { verdict, score: Some(score), threshold: self.threshold })
+        self.router.sends_away(prompt, self.threshold)
     }
 
     /// Below it a prompt is sent on.
@@ -82,7 +79,8 @@ impl TryFrom<Written> for CalibratedRouter {
 
 impl From<CalibratedRouter> for Written {
     fn from(router: CalibratedRouter) -> Self {
-        let CalibratedRouter { threshold, intercept, weights, deferral_rate, sample_size } = router;
+        let CalibratedRouter { router, threshold, deferral_rate, sample_size } = router;
+        let (intercept, weights) = (router.intercept(), router.weights().to_vec());
         Self { threshold, intercept, weights, deferral_rate, sample_size }
     }
 }

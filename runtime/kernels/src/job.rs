@@ -31,7 +31,10 @@ pub(crate) trait Kernel: Copy + Sync {
     fn widen(self, halves: &[[u16; LANES]], to: &mut [[f32; LANES]]);
 
     /// Takes `count` rows of the matrix, at most 16, from `first` on.
-    fn unpack(self, panel: &mut Panel, weights: &Blocks<'_>, first: usize, count: usize);
+    fn unpack(self, panel: &mut Panel, weights: &Blocks<'_>, first: usize, count: usize) {
+        panel.reset(self, weights, first, count);
+        panel.unpack(weights, first, count);
+    }
 
     /// Products of all rows of activations with both panels; `write` gets a row's index and its products.
     fn product(self, activations: &Activations, panels: &[Panel; 2], write: &mut dyn FnMut(usize, [[f32; LANES]; 2]));

@@ -54,11 +54,6 @@ impl Kernel for Neon {
         unsafe { matrix::widen(halves, to) }
     }
 
-    fn unpack(self, panel: &mut Panel, weights: &Blocks<'_>, first: usize, count: usize) {
-        panel.reset(self, weights, first, count);
-        panel.unpack(weights, first, count);
-    }
-
     fn product(self, activations: &Activations, panels: &[Panel; 2], write: &mut dyn FnMut(usize, [[f32; LANES]; 2])) {
         // SAFETY: as above.
         unsafe { matrix::product(activations, panels, write) }

@@ -171,24 +171,28 @@ pub fn export_as(
     })?;
     verification.require(format)?;
     let mut apart = engine.report().canary_error;
-    drop(engine);
-    if manifest.model.own_graph.is_some() {
+    let two_graphs = manifest.model.own_graph.is_some();
+    if two_graphs {
+        drop(engine);
         // Where this processor does not know the operators, this is the portable graph once more.
         engine = Engine::load(&staged, DeviceOptions::default())?;
         compare(&engine, &model, ids(), &mut |_| Ok(()))?.require(format)?;
         apart = apart.max(engine.report().canary_error);
-        drop(engine);
     }
     if !format.is_float() {
+        drop(engine);
         let stop = &source.conversation.stop_tokens;
         manifest.canary = canary::measured(&manifest.canary, &model, stop, architecture, format, apart);
+        staging.write_json(MANIFEST_FILE, &manifest)?;
+        // What was any canary so far must be answered by both graphs.
+        let staged = Bundle::open(staging.path())?;
+        if two_graphs {
+            Engine::load(&staged, portable)?;
+        }
+        engine = Engine::load(&staged, DeviceOptions::default())?;
     }
-    drop(model);
-    staging.write_json(MANIFEST_FILE, &manifest)?;
-    let staged = Bundle::open(staging.path())?;
-    Engine::load(&staged, portable)?;
-    let engine = Engine::load(&staged, DeviceOptions::default())?;
     engine.check_golden(&manifest.golden)?;
+    drop(model);
     let quantization = match format {
         WeightFormat::F32 => None,
         _ => Some(compare(&engine, &checkpoint.model(&Device::flex())?, ids(), &mut |_| Ok(()))?),

@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use margay::configuration::Configuration;
 use margay_link::{Gateway, GatewayCounts, MAX_FRAME, Timing};
 use serde_json::json;
 
@@ -64,22 +65,27 @@ enum Event {
 /// [`Error`] naming what is wrong with the configuration or the bundle, or a serial port that cannot be opened. A line that
 /// is lost later is opened again.
 pub fn gateway(args: &GatewayArgs, console: &mut Console) -> Result<()> {
-    let logging = logging::start(&args.log, Some(&config::read(&args.config)?))?;
+    let configuration = config::read(&args.config)?;
+    let logging = logging::start(&args.log, Some(&configuration))?;
     metrics::install(None, logging.recorder());
     let stop = interrupt::flag()?;
-    run(args, &stop, console).map(drop)
+    run(args, &configuration, &stop, console).map(drop)
 }
 
-/// Answers until `stop` is raised, and says what happened.
+/// Answers as `configuration` says until `stop` is raised, and says what happened.
 ///
 /// # Errors
 /// As [`gateway`].
-pub fn run(args: &GatewayArgs, stop: &Arc<AtomicBool>, console: &mut Console) -> Result<GatewayCounts> {
+pub fn run(
+    args: &GatewayArgs,
+    configuration: &Configuration,
+    stop: &Arc<AtomicBool>,
+    console: &mut Console,
+) -> Result<GatewayCounts> {
     console.for_programs(args.json);
-    let configuration = config::read(&args.config)?;
     let (events, happening) = mpsc::channel();
     let replies = events.clone();
-    let answering = Answering::start(&configuration, args.max_tokens, console, move |reply| {
+    let answering = Answering::start(configuration, args.max_tokens, console, move |reply| {
         // The gateway may be gone: then nobody waits for the answer here.
         let _ = replies.send(Event::Reply(reply));
     })?;

@@ -25,6 +25,7 @@ use margay::device::library::Locate;
 use margay::policy::{Aggregate, Monitor, Policy, Rule, Threshold, TokenSignals, Verdict};
 use margay::{Bundle, DeviceOptions, Engine, Request};
 use margay_cli::authority::Authority;
+use margay_cli::config;
 use margay_cli::console::Console;
 use margay_cli::gateway::{GatewayArgs, run};
 use margay_cli::logging::LogArgs;
@@ -90,10 +91,12 @@ impl Gateway {
             json: false,
             log: LogArgs::default(),
         };
+        let configuration = config::read(&args.config).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
-        let thread =
-            std::thread::spawn(move || run(&args, &seen, &mut Console::to(Box::new(std::io::sink()))).unwrap());
+        let thread = std::thread::spawn(move || {
+            run(&args, &configuration, &seen, &mut Console::to(Box::new(std::io::sink()))).unwrap()
+        });
         Self { stop, thread }
     }
 

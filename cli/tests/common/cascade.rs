@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
+use margay::bundle::CalibratedPolicy;
 use margay::cloud::{BoxFuture, CloudAnswer, LargeModel};
+use margay::policy::{Policy, Rule, Threshold};
 use margay::{Bundle, Request, Tokens};
 use margay_cli::authority::Authority;
-use serde_json::{Value, json};
 
 pub(crate) fn toy() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/fixtures/toy")
@@ -32,19 +33,10 @@ pub(crate) fn cascade(endpoint: &str, authority: &Authority) -> tempfile::TempDi
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), small.join(entry.file_name())).unwrap();
     }
-    let digest = Bundle::open(toy()).unwrap().model_digest().to_string();
-    let calibration =
-        json!({"method": "by hand", "target": 0.0, "data": "none", "sample_size": 0, "guarantee": "none"});
-    let policy = json!({"rule": "chow-average", "default": -1e-6, "tasks": {}});
-    let policy = json!({"model_digest": digest, "policy": policy, "calibration": calibration});
-    std::fs::write(small.join("policy.json"), policy.to_string()).unwrap();
-    let path = small.join("manifest.json");
-    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    let listed = margay::bundle::manifest::FileEntry::of(&small, "policy.json").unwrap();
-    let files = manifest["files"].as_array_mut().unwrap();
-    files.push(serde_json::to_value(listed).unwrap());
-    files.sort_by_key(|file| file["path"].as_str().unwrap().to_owned());
-    std::fs::write(&path, manifest.to_string()).unwrap();
+    let bundle = Bundle::open(&small).unwrap();
+    let policy = Policy::new(Rule::ChowAverage, Threshold::new(-1e-6).unwrap());
+    let policy = CalibratedPolicy::by_hand(*bundle.model_digest(), policy);
+    margay_exporter::write_policy(&bundle, &policy, None, None).unwrap();
     std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
     let toml = format!(
         "version = 1\n[device]\nbundle = \"small\"\n\

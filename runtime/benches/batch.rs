@@ -1,4 +1,4 @@
-//! What decoding side by side is worth: tokens per second of one, four and eight requests at once, prompts included.
+//! What decoding side by side is worth: tokens per second of one, two, four and eight requests at once, prompts included.
 //!
 //! `MARGAY_BENCH_BUNDLE=DIR cargo bench -p margay --bench batch`; without a bundle there is nothing to measure.
 //! `MARGAY_BENCH_THREADS` is how many threads compute a step (one for each core). Processor time tells more than the clock where

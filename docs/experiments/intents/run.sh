@@ -29,8 +29,8 @@ large() { # NAME [more settings]
         --set "training.steps=$large_steps" "$@"
 }
 large large
-large large-0 --set data.leave_out.fold=0 --set data.leave_out.of=2
-large large-1 --set data.leave_out.fold=1 --set data.leave_out.of=2
+large large-0 --set "data.leave_out={fold=0,of=2}"
+large large-1 --set "data.leave_out={fold=1,of=2}"
 
 for at in 0 1 2; do
     common+=(--set "data.test.$at.path=$data/${sets[at]}/test.jsonl" --set "data.test.$at.cap=$test_cap")

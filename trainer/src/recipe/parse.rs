@@ -14,20 +14,21 @@ pub(super) fn recipe(text: &str, path: &Path, settings: &[String]) -> Result<Rec
         return alone.map_err(|e| in_file(&e, text, path));
     }
     let mut table: Table = text.parse().map_err(|e| in_file(&e, text, path))?;
-    let mut read = None;
+    // The recipe so far, or the first of the settings since which it is none: some need others that follow.
+    let mut read = Err(None);
     for setting in settings {
         apply(&mut table, setting)?;
-        match (table.clone().try_into::<Recipe>(), &alone) {
-            (Ok(recipe), _) => read = Some(recipe),
-            // The file is right by itself: what is wrong is this setting.
-            (Err(e), Ok(_)) => return Err(refused(&format!("--set {setting}"), e.message()).with_source(e)),
-            (Err(_), Err(_)) => read = None,
-        }
+        read = match (table.clone().try_into::<Recipe>(), read) {
+            (Ok(recipe), _) => Ok(recipe),
+            (Err(e), Ok(_) | Err(None)) => Err(Some((setting, e))),
+            (Err(_), since) => since,
+        };
     }
     match (read, alone) {
-        (Some(recipe), _) => Ok(recipe),
-        (None, Err(e)) => Err(in_file(&e, text, path)),
-        (None, Ok(recipe)) => Ok(recipe),
+        (Ok(recipe), _) | (Err(None), Ok(recipe)) => Ok(recipe),
+        // The file is right by itself: what is wrong is this setting.
+        (Err(Some((setting, e))), Ok(_)) => Err(refused(&format!("--set {setting}"), e.message()).with_source(e)),
+        (Err(_), Err(e)) => Err(in_file(&e, text, path)),
     }
 }
 
@@ -152,6 +153,10 @@ learning_rate = 0.1
         let lacking = TEXT.replace("learning_rate = 0.1\n", "");
         assert!(message(&lacking, &[]).contains("learning_rate"));
         assert_eq!(parse(&lacking, &["seed=1", "training.learning_rate=0.5"]).unwrap().training.learning_rate, 0.5);
+        // One setting may need another that follows.
+        let fold = ["data.leave_out.fold=1", "data.leave_out.of=2"];
+        assert_eq!(parse(TEXT, &fold).unwrap().data.leave_out.map(|fold| (fold.fold, fold.of)), Some((1, 2)));
+        assert!(message(TEXT, &[fold[0], "seed=1"]).contains("--set data.leave_out.fold=1: missing field `of`"));
     }
 
     #[test]

@@ -124,22 +124,28 @@ impl Bundle {
     /// size or SHA-256 is not the manifest's, or the policy was calibrated on another model; [`ErrorKind::Signature`] if
     /// a signature is wrong, or none is there of a trusted key and one is required.
     pub fn open_with(path: impl AsRef<Path>, options: &BundleOptions) -> Result<Self> {
-        let (bundle, weights) = Self::open_before_weights(path.as_ref(), options)?;
+        let mut weights = Unverified::default();
+        let bundle = Self::open_before_weights(path.as_ref(), options, |unverified| weights = unverified)?;
         weights.verify()?;
         Ok(bundle)
     }
 
-    /// The same, with every file verified that is read here and now; the rest are still to be.
-    pub(crate) fn open_before_weights(root: &Path, options: &BundleOptions) -> Result<(Self, Unverified)> {
+    /// The same, with every file verified that is read here and now. The others, if there are any, are `begin`'s to verify, which
+    /// has them first.
+    pub(crate) fn open_before_weights(
+        root: &Path,
+        options: &BundleOptions,
+        begin: impl FnOnce(Unverified),
+    ) -> Result<Self> {
         if root.is_file() {
-            return Ok((archive::open_cached(root, options)?, Unverified::default()));
+            return archive::open_cached(root, options);
         }
         let head = Head::read(root)?;
         let (manifest, signers) = head.verify(options)?;
         folder::check_listing(root, &manifest.files)?;
         let (read, weights) = manifest.files.iter().cloned().partition(|entry| manifest.reads(&entry.path));
+        begin(Unverified { root: root.to_owned(), files: weights });
         Unverified { root: root.to_owned(), files: read }.verify()?;
-        let weights = Unverified { root: root.to_owned(), files: weights };
         let digest = ModelDigest::compute(&manifest);
         let policy_of = |folder: &str, digest: &ModelDigest| {
             let path = format!("{folder}{POLICY_FILE}");
@@ -155,7 +161,7 @@ impl Bundle {
             }
         }
         tracing::debug!(bundle = %root.display(), name = manifest.name, %digest, ?signers, "opened a bundle");
-        Ok((Self { root: root.to_owned(), head, manifest, digest, signers, policy, variant_policies }, weights))
+        Ok(Self { root: root.to_owned(), head, manifest, digest, signers, policy, variant_policies })
     }
 
     /// The bundle as if `name` were the only form of its model: graph, canary, digest and policy are the variant's.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::bundle::digest::ModelDigest;
 use crate::bundle::manifest::{Manifest, Operators};
-use crate::bundle::{Bundle, BundleOptions, POLICY_FILE};
+use crate::bundle::{Bundle, BundleOptions, POLICY_FILE, Unverified};
 use crate::device::library::{Library, Locate};
 use crate::device::{
     DeviceOptions, MAX_BATCH, Provider, Report, Running, Settings, choose_provider, count_nodes, peak_rss,
@@ -80,13 +80,17 @@ impl Engine {
     /// # Errors
     /// As these two; that of a file which is not what the manifest says comes first.
     pub fn open(path: impl AsRef<Path>, bundle: &BundleOptions, device: DeviceOptions) -> Result<(Bundle, Self)> {
-        let (bundle, weights) = thread::scope(|scope| {
-            // Loading ONNX Runtime takes as long as reading what is small in a bundle. An error comes again when it is needed.
-            let _ = device.library.as_ref().map(|library| beside(scope, || library.initialise()));
-            Bundle::open_before_weights(path.as_ref(), bundle)
-        })?;
-        let engine = Self::load_beside(&bundle, device, &|| weights.verify())?;
-        Ok((bundle, engine))
+        thread::scope(|scope| {
+            // All that needs no other beside each other: loading ONNX Runtime, whose error comes again when it is needed,
+            // verifying the weights, and what is small.
+            let chosen = device.library.clone();
+            let _ = beside(scope, move || library(chosen.as_ref())?.initialise());
+            let mut weights = None;
+            let begin = |unverified: Unverified| weights = Some(beside(scope, move || unverified.verify()));
+            let bundle = Bundle::open_before_weights(path.as_ref(), bundle, begin)?;
+            let engine = Self::load_beside(&bundle, device, weights.transpose()?)?;
+            Ok((bundle, engine))
+        })
     }
 
     /// Loads the bundle's graph and decodes the canary: a model that does not answer as its exporter saw it
@@ -98,19 +102,28 @@ impl Engine {
     /// [`ErrorKind::Provider`] if a required execution provider does not run it; [`ErrorKind::Memory`] if the model is larger
     /// than may be.
     pub fn load(bundle: &Bundle, options: DeviceOptions) -> Result<Self> {
-        Self::load_beside(bundle, options, &|| Ok(()))
+        Self::load_beside(bundle, options, None)
     }
 
-    /// Loads while two other threads read the tokenizer and do `other` work, whose error comes first.
-    fn load_beside(bundle: &Bundle, options: DeviceOptions, other: &(dyn Fn() -> Result<()> + Sync)) -> Result<Self> {
+    /// Loads while one thread reads the tokenizer and another perhaps still verifies the weights, whose error comes first.
+    fn load_beside(
+        bundle: &Bundle,
+        options: DeviceOptions,
+        weights: Option<ScopedJoinHandle<'_, Result<()>>>,
+    ) -> Result<Self> {
         let (prompt, vocabulary_size) = (&bundle.manifest().prompt, bundle.manifest().model.vocabulary_size);
-        let (running, prompt, other) = thread::scope(|scope| {
+        let (running, prompt) = thread::scope(|scope| {
             let prompt = beside(scope, || PromptFormat::load(&bundle.tokenizer(), prompt, vocabulary_size));
-            let other = beside(scope, other);
-            let running = Loaded::load(bundle, &options);
-            (running, prompt.and_then(joined), other.and_then(joined))
+            let running = Loaded::load(bundle, &options).and_then(|mut loaded| {
+                // While the weights are still being read a first step has the time to make their pages known.
+                if loaded.report.canary_noted && weights.as_ref().is_some_and(|thread| !thread.is_finished()) {
+                    loaded.sequence.warm_up(&bundle.manifest().canary.prompt)?;
+                }
+                Ok(loaded)
+            });
+            (running, prompt.and_then(joined))
         });
-        other?;
+        weights.map_or(Ok(()), joined)?;
         let (Loaded { sequence, batch, report }, prompt) = (running?, prompt?);
         let manifest = bundle.manifest().clone();
         let guides = Guides::new(&bundle.tokenizer(), vocabulary_size, &manifest.prompt.stop_tokens);
@@ -242,6 +255,14 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Inference, "loading the model panicked")))
 }
 
+/// ONNX Runtime: the one that was chosen, or that is loaded already, or that is found.
+fn library(chosen: Option<&Library>) -> Result<Library> {
+    match chosen.cloned().or_else(Library::loaded) {
+        Some(library) => Ok(library),
+        None => Locate::from_environment().find(),
+    }
+}
+
 /// A graph on a provider that has answered the canary.
 struct Loaded {
     sequence: Sequence,
@@ -252,10 +273,7 @@ struct Loaded {
 impl Loaded {
     fn load(bundle: &Bundle, options: &DeviceOptions) -> Result<Self> {
         let started = Instant::now();
-        let library = match options.library.clone().or_else(Library::loaded) {
-            Some(library) => library,
-            None => Locate::from_environment().find()?,
-        };
+        let library = library(options.library.as_ref())?;
         let environment = library.environment()?;
         let settings = Settings::of(options)?;
         let manifest = bundle.manifest();
@@ -380,6 +398,21 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Needs ONNX Runtime; only the feature `fetch` is certain to find it.
+    #[test]
+    #[cfg(feature = "fetch")]
+    fn a_step_that_only_warms_up_leaves_nothing_behind() {
+        let library = Locate::from_environment().find_or_fetch(&mut |_| ()).unwrap();
+        let bundle = Bundle::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/toy")).unwrap();
+        let options = DeviceOptions { threads: Some(1), library: Some(library), ..DeviceOptions::default() };
+        let mut sequence = Loaded::load(&bundle, &options).unwrap().sequence;
+        let (prompt, never) = (&bundle.manifest().canary.prompt, Interrupt::never().unwrap());
+        let before = sequence.read(prompt, 0, never.run()).unwrap().to_vec();
+        sequence.warm_up(prompt).unwrap();
+        assert!(sequence.decoder().tokens().is_empty());
+        assert_eq!(sequence.read(prompt, 0, never.run()).unwrap(), before);
+    }
 
     #[test]
     fn standard_operators_decode_one_sequence_at_a_time() {

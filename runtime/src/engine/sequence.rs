@@ -2,6 +2,7 @@
 
 use ort::session::RunOptions;
 
+use super::interrupt::Interrupt;
 use super::options::Overflow;
 use super::prefix::PrefixCache;
 use super::session::Decoder;
@@ -34,6 +35,12 @@ impl Sequence {
     pub(super) fn begin(&mut self, tokens: usize) -> Result<()> {
         self.decoder.truncate(0)?;
         self.decoder.reserve(tokens)
+    }
+
+    /// Computes one step on the first of `ids`, for its side effects only: what ONNX Runtime prepares in a first one.
+    pub(super) fn warm_up(&mut self, ids: &[u32]) -> Result<()> {
+        self.read(&ids[..ids.len().min(1)], 0, Interrupt::never()?.run())?;
+        self.truncate(0)
     }
 
     /// Forgets everything and reads `ids`, computed in one call if that is not too many at once; room is made for `more` tokens

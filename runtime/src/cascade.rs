@@ -100,6 +100,7 @@ impl Cascade {
     /// [`crate::ErrorKind::Deadline`] if there is not even a whole answer of the device by then;
     /// [`crate::ErrorKind::Cancelled`].
     pub async fn answer(&self, request: Request) -> Result<Answer> {
+        let request = self.parts.limited(request);
         traced(self.parts.answer(&request, None)).await
     }
 
@@ -107,6 +108,7 @@ impl Cascade {
     /// text was handed out there is no other answer in its place, and the error holds it as
     /// [`crate::Error::partial_text`].
     pub fn stream(&self, request: Request, mode: Stream) -> AnswerStream {
+        let request = self.parts.limited(request);
         let outlet = Arc::new(Outlet::new(mode));
         let (parts, events) = (Arc::clone(&self.parts), Arc::clone(&outlet));
         let driver = async move {
@@ -123,7 +125,7 @@ impl Cascade {
     /// # Errors
     /// What [`crate::Engine::generate`] fails with.
     pub async fn answer_now(&self, request: Request) -> Result<(Answer, Option<Update>)> {
-        update::answer_now(&self.parts, request).await
+        update::answer_now(&self.parts, self.parts.limited(request)).await
     }
 
     /// Answers on the device, sure or not. Needs a tokio runtime.
@@ -131,7 +133,7 @@ impl Cascade {
     /// # Errors
     /// What [`crate::Engine::generate`] fails with.
     pub async fn answer_local(&self, request: LocalOnly<Request>) -> Result<Answer> {
-        traced(self.parts.answer_local(request)).await
+        traced(self.parts.answer_local(request.map(|request| self.parts.limited(request)))).await
     }
 
     /// [`Cascade::answer`] for callers without a runtime; the first call starts one with a single thread.

@@ -246,6 +246,12 @@ impl<T> LocalOnly<T> {
     pub(crate) fn inner(&self) -> &T {
         &self.0
     }
+
+    /// The same, changed, and still for the device only.
+    #[cfg(feature = "cloud")]
+    pub(crate) fn map(self, change: impl FnOnce(T) -> T) -> Self {
+        Self(change(self.0))
+    }
 }
 
 /// The moment a query must be over, whatever it is doing then.

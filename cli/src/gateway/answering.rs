@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use margay::cloud::{Connectivity, LargeModel, Probe};
 use margay::configuration::{Assembly, Configuration};
 use margay::stores::{Outbox, Outcome};
-use margay::{Bundle, Cascade, Deadline, DeviceOptions, Engine, Request, Ticket};
+use margay::{Bundle, Cascade, DeviceOptions, Engine, Request, Ticket};
 use margay_link::{Origin, QueryId};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -45,7 +45,6 @@ pub(super) struct Answering {
 
 struct Desk {
     cascade: Cascade,
-    deadline: Option<Duration>,
     max_tokens: usize,
     reply: Box<dyn Fn(Reply) + Send + Sync>,
     /// Questions that wait in the outbox, and since when.
@@ -77,7 +76,6 @@ impl Answering {
             let waiting = Waiting::of(&assembly, configuration);
             let desk = Desk {
                 cascade: assembly.cascade(engine, policy)?,
-                deadline: configuration.cascade.deadline,
                 max_tokens,
                 reply: Box::new(reply),
                 queued: Mutex::default(),
@@ -103,9 +101,6 @@ impl Desk {
         // A question that is asked again, because this gateway was started anew, has the same key in the cloud.
         let mut request = Request::user(text).max_tokens(self.max_tokens).idempotency_key(id.to_string());
         request.task = task;
-        if let Some(deadline) = self.deadline {
-            request = request.deadline(Deadline::after(deadline));
-        }
         let (origin, text, reason) = match self.cascade.answer(request).await {
             Ok(answer) => {
                 if let (margay::Origin::Queued, Some(ticket)) = (answer.origin, answer.ticket) {

@@ -69,9 +69,9 @@ pub struct ServeArgs {
     /// Longest answer to a question that names no limit, in tokens
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: u32,
-    /// Longest time for one answer
-    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = humantime::parse_duration)]
-    pub patience: Duration,
+    /// Longest time for one answer [default: the configuration's deadline, or 120s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub patience: Option<Duration>,
     /// Longest wait for answers under way when the server is asked to stop
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub grace: Duration,
@@ -115,7 +115,9 @@ pub fn serve(args: &ServeArgs, console: &mut Console) -> Result<()> {
     let mut options = Options::new(args.name.clone().unwrap_or(name));
     (options.token, options.tls, options.address) = (token, tls, args.listen);
     (options.most_at_once, options.max_tokens) = (usize::from(args.max_concurrent), args.max_tokens as usize);
-    (options.patience, options.metrics) = (args.patience, Some(handle.clone()));
+    let configured = configuration.as_ref().and_then(|configuration| configuration.cascade.deadline);
+    options.patience = args.patience.or(configured).unwrap_or(options.patience);
+    options.metrics = Some(handle.clone());
     let name = options.model.clone();
     runtime.block_on(async {
         let mut server = Server::start(model, options)?;

@@ -38,6 +38,7 @@ pub struct CascadeBuilder {
     pause: Duration,
     connectivity: Option<Arc<dyn Connectivity>>,
     expected_deferral_rate: Option<f64>,
+    deadline: Option<Duration>,
     clock: Arc<dyn Clock>,
 }
 
@@ -115,6 +116,13 @@ impl CascadeBuilder {
         self
     }
 
+    /// How long after it was asked a query must be over that brings no deadline; for ever unless said.
+    #[must_use]
+    pub fn deadline(mut self, after: Duration) -> Self {
+        self.deadline = Some(after);
+        self
+    }
+
     /// The clock behind deadlines, timings and the breaker; [`SystemClock`] unless said.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -150,6 +158,7 @@ impl CascadeBuilder {
             breaker: Mutex::new(CircuitBreaker::new(self.failures, pause)),
             connectivity: self.connectivity,
             deferral_rate: DeferralRate::new(self.expected_deferral_rate),
+            deadline: self.deadline,
             epoch: self.clock.now(),
             clock: self.clock,
         };
@@ -170,6 +179,7 @@ impl Default for CascadeBuilder {
             pause: PAUSE,
             connectivity: None,
             expected_deferral_rate: None,
+            deadline: None,
             clock: Arc::new(SystemClock),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use margay_policy::guard::{BreakerState, CircuitBreaker};
 use margay_policy::{Reason, Verdict};
@@ -14,7 +14,7 @@ use super::queue::Queue;
 use crate::answer::{Answer, Origin};
 use crate::cloud::{Clock, CloudAnswer, Connectivity, LargeModel, limited};
 use crate::error::{Error, ErrorKind, Result};
-use crate::request::{LocalOnly, Request};
+use crate::request::{Deadline, LocalOnly, Request};
 use crate::telemetry::{self, DeferralRate};
 
 /// What a cascade is made of.
@@ -26,12 +26,22 @@ pub(super) struct Parts {
     pub(super) breaker: Mutex<CircuitBreaker>,
     pub(super) connectivity: Option<Arc<dyn Connectivity>>,
     pub(super) deferral_rate: DeferralRate,
+    /// For queries that bring none.
+    pub(super) deadline: Option<Duration>,
     /// Where the breaker's ticks begin.
     pub(super) epoch: Instant,
     pub(super) clock: Arc<dyn Clock>,
 }
 
 impl Parts {
+    /// The request with a deadline, if it brings none and there is one for such.
+    pub(super) fn limited(&self, request: Request) -> Request {
+        match self.deadline {
+            Some(after) if request.deadline == Deadline::NEVER => request.deadline(Deadline::after(after)),
+            _ => request,
+        }
+    }
+
     /// The whole life, with its text going to `outlet` on the way.
     pub(super) async fn answer(&self, request: &Request, outlet: Option<&Arc<Outlet>>) -> Result<Answer> {
         let early = outlet.filter(|outlet| outlet.is_optimistic());

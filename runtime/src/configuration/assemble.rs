@@ -14,7 +14,6 @@ use crate::cloud::{
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::privacy::{AuditFile, AuditLog, Patterns};
-use crate::request::{Deadline, Request};
 use crate::stores::{Budget, Limit, Outbox, Price};
 
 /// What a configuration describes, opened and ready.
@@ -29,7 +28,6 @@ pub struct Assembly {
     /// What knows the way, if something does.
     pub connectivity: Option<Arc<dyn Connectivity>>,
     builder: CascadeBuilder,
-    deadline: Option<std::time::Duration>,
 }
 
 impl Assembly {
@@ -39,15 +37,6 @@ impl Assembly {
     /// As [`CascadeBuilder::build`].
     pub fn cascade(self, engine: impl Into<Arc<Engine>>, policy: CalibratedPolicy) -> Result<Cascade> {
         self.builder.engine(engine).policy(policy).build()
-    }
-
-    /// The request with the configured deadline, if it brings none of its own.
-    #[must_use]
-    pub fn limit(&self, request: Request) -> Request {
-        match self.deadline {
-            Some(after) if request.deadline == Deadline::NEVER => request.deadline(Deadline::after(after)),
-            _ => request,
-        }
     }
 }
 
@@ -115,7 +104,10 @@ impl Configuration {
         if let Some(rate) = self.cascade.expected_deferral_rate {
             builder = builder.expected_deferral_rate(rate);
         }
-        Ok(Assembly { cloud, budget, outbox, connectivity, builder, deadline: self.cascade.deadline })
+        if let Some(after) = self.cascade.deadline {
+            builder = builder.deadline(after);
+        }
+        Ok(Assembly { cloud, budget, outbox, connectivity, builder })
     }
 
     fn budget(&self) -> Result<Option<Budget>> {

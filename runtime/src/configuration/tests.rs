@@ -173,8 +173,6 @@ fn what_is_described_is_opened_beside_the_file() {
     for file in ["audit.jsonl", "budget.redb", "outbox.redb"] {
         assert!(folder.path().join(file).exists(), "{file}");
     }
-    let limited = assembly.limit(crate::Request::user("hello"));
-    assert!(limited.deadline.remaining().is_some());
 
     let missing = Configuration::read(folder.path().join("nowhere.toml")).unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::Io);

@@ -14,7 +14,7 @@ use margay::policy::{Policy, Reason, Rule, Threshold};
 use margay::testing::{FaultyServer as Server, ManualClock, Reply};
 use margay::{
     Answer, Cancel, Cascade, CascadeBuilder, Deadline, Engine, Error, ErrorKind, OnCloudFailure, Origin, Request,
-    Result, Tokens,
+    Result, Stream, Tokens,
 };
 use tokio::sync::Notify;
 
@@ -271,6 +271,19 @@ async fn a_deadline_that_has_passed_and_a_cancel_end_the_query_before_it_begins(
     cancel.cancel();
     assert!(cascade.answer(request().cancel(cancel)).await.unwrap_err().is_cancelled());
     assert_eq!(cloud.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_query_that_brings_no_deadline_has_that_of_the_cascade() {
+    let cloud = Cloud::new(Ok("from afar"));
+    let at_once = builder(Threshold::DEFER_ALL, Arc::clone(&cloud)).deadline(Duration::ZERO).build().unwrap();
+    assert!(at_once.answer(request()).await.unwrap_err().is_deadline());
+    assert!(at_once.answer_local(request().local_only()).await.unwrap_err().is_deadline());
+    assert!(at_once.answer_now(request()).await.unwrap_err().is_deadline());
+    assert!(at_once.stream(request(), Stream::Hold).next().await.unwrap().unwrap_err().is_deadline());
+    assert_eq!(cloud.asked(), 0);
+    let with_its_own = request().deadline(Deadline::after(Duration::from_secs(3600)));
+    assert_eq!(at_once.answer(with_its_own).await.unwrap().text, "from afar");
 }
 
 #[tokio::test]

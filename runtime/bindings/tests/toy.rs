@@ -31,6 +31,13 @@ pub fn library() -> PathBuf {
     library.path().to_owned()
 }
 
+/// A `margay.toml` that asks the server at `endpoint`, whose authority is in the file `authority` beside it.
+pub fn configuration(endpoint: &str, authority: &str) -> String {
+    format!(
+        "version = 1\n[cloud.server]\nendpoint = \"{endpoint}\"\nmodel = \"large\"\nroots = {{ pem = \"{authority}\" }}\n"
+    )
+}
+
 /// A bundle with a policy that defers everything, but for two tasks: `keep` keeps everything, and `late` defers an answer only
 /// once it is whole. And what the toy answers to [`QUESTION`].
 pub fn bundle() -> (tempfile::TempDir, String) {

@@ -701,6 +701,13 @@ margay_status margay_cascade_create(const struct margay_engine *engine,
                                     const struct margay_cascade_options *options,
                                     struct margay_cascade **out);
 
+// A cascade of an engine, its bundle's policy, and what the file `margay.toml` at `path` describes: servers, tokens, budget,
+// cache, audit file and the rest. Its `[device]` is left aside, and an `[outbox]` refused with `MARGAY_STATUS_CONFIGURATION`:
+// what waits there has no way back through here. Only in libraries that have the feature `configuration`.
+margay_status margay_cascade_configure(const struct margay_engine *engine,
+                                       const char *path,
+                                       struct margay_cascade **out);
+
 // Answers on the device if it is sure enough, else in the cloud.
 margay_status margay_cascade_answer(const struct margay_cascade *cascade,
                                     const struct margay_request *request,

@@ -4,6 +4,8 @@ use std::ffi::{c_char, c_void};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+#[cfg(feature = "configuration")]
+use margay::configuration::Configuration;
 use margay::{Answer, Cascade, OnCloudFailure, Request, Stream, StreamEvent};
 
 use crate::answer::{CAnswer, COrigin, Given};
@@ -128,6 +130,30 @@ pub unsafe extern "C" fn margay_cascade_create(
         }
         // SAFETY: as above.
         unsafe { handle::give(out, Assembled(builder.build()?)) }
+    })
+}
+
+/// A cascade of an engine, its bundle's policy, and what the file `margay.toml` at `path` describes: servers, tokens, budget,
+/// cache, audit file and the rest. Its `[device]` is left aside, and an `[outbox]` refused with `MARGAY_STATUS_CONFIGURATION`:
+/// what waits there has no way back through here. Only in libraries that have the feature `configuration`.
+#[cfg(feature = "configuration")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn margay_cascade_configure(
+    engine: *const CEngine,
+    path: *const c_char,
+    out: *mut *mut CCascade,
+) -> Status {
+    guard(|| {
+        let loaded = handle::take::<Loaded>(engine)?;
+        // SAFETY: as the header says of every pointer.
+        let configuration = Configuration::read(unsafe { input::text(path, "path") }?)?;
+        if configuration.outbox.is_some() {
+            return Err(Failure::new(Status::Configuration, "an [outbox] is for programs in Rust: leave it out"));
+        }
+        let policy = bundle::policy(loaded.policy.as_ref())?;
+        let cascade = configuration.assemble()?.cascade(loaded.engine.clone(), policy)?;
+        // SAFETY: as above.
+        unsafe { handle::give(out, Assembled(cascade)) }
     })
 }
 

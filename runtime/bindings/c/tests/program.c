@@ -1,6 +1,6 @@
 /* Everything in margay.h, used and misused. tests/program.rs starts the server that it talks to and says what that gives:
  *
- *     program BUNDLE PLAIN_BUNDLE ENDPOINT AUTHORITY.pem EXPECTED_ANSWER
+ *     program BUNDLE PLAIN_BUNDLE ENDPOINT AUTHORITY.pem EXPECTED_ANSWER MARGAY.toml
  */
 #include <pthread.h>
 #include <semaphore.h>
@@ -126,7 +126,7 @@ static char *read_file(const char *path) {
 }
 
 int main(int count, char **arguments) {
-    CHECK(count == 6);
+    CHECK(count == 7);
     const char *endpoint = arguments[3], *expected = arguments[5];
     CHECK(strlen(margay_version()) >= 5 && margay_last_error_status() == MARGAY_STATUS_OK);
 
@@ -173,6 +173,20 @@ int main(int count, char **arguments) {
     info = info_of(answer);
     CHECK(info.origin == MARGAY_ORIGIN_LOCAL && strcmp(info.reason, "local-only") == 0 && app.tokens_given == 0);
     OK(margay_answer_destroy(answer));
+
+    /* What a file says, without callbacks. */
+    margay_cascade *configured = NULL;
+    margay_request *hello = request_for(NULL, 12, "hello");
+    FAILS(NULL_ARGUMENT, margay_cascade_configure(engine, NULL, &configured));
+    FAILS(IO, margay_cascade_configure(engine, "nowhere.toml", &configured));
+    FAILS(CONFIGURATION, margay_cascade_configure(engine, arguments[4], &configured));
+    OK(margay_cascade_configure(engine, arguments[6], &configured));
+    OK(margay_cascade_answer(configured, hello, &answer));
+    info = info_of(answer);
+    CHECK(info.origin == MARGAY_ORIGIN_CLOUD && strcmp(info.text, "as the file says") == 0 && app.tokens_given == 0);
+    OK(margay_answer_destroy(answer));
+    OK(margay_cascade_destroy(configured));
+    OK(margay_request_destroy(hello));
 
     /* It asks: the first token is refused, the second is not; name and address are out on the way and back in the answer. */
     OK(margay_cascade_answer(cascade, unsure, &answer));

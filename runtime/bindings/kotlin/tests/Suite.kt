@@ -170,6 +170,11 @@ val tests = mapOf<String, () -> Unit>(
         same(answer.cloudTokens, dev.margay.Tokens(3uL, 2uL))
         same(tokens.renewed, listOf(false, true))
     },
+    "a file says it all" to {
+        val answer = Cascade.configured(engine, System.getenv("MARGAY_CONFIGURATION")).answerBlocking(request())
+        same(answer.text to answer.origin, "as the file says" to Origin.CLOUD)
+        fails<MargayException.Io> { Cascade.configured(engine, "nowhere.toml") }
+    },
     "a redactor that fails lets nothing out" to {
         same(cascade("says-what-was-redacted", names = Names(true)).answerBlocking(request()).text, QUESTION)
     },

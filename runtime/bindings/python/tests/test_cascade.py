@@ -1,7 +1,9 @@
 """The device before the cloud: sure, unsure, streamed, cut, failing, cancelled."""
 
 import asyncio
+import os
 import threading
+from pathlib import Path
 
 import margay
 import pytest
@@ -45,6 +47,22 @@ def test_an_unsure_device_asks_without_names_and_with_a_new_token(engine, tokens
     assert (answer.reason, answer.finish_reason, answer.attempts) == ("early-low-confidence", "stop", 2)
     assert answer.cloud_tokens == margay.Tokens(input=3, output=2)
     assert tokens.renewed == [False, True]
+
+
+def test_a_file_says_it_all(engine, plain, tmp_path):
+    path = Path(os.environ["MARGAY_CONFIGURATION"])
+    answer = margay.Cascade.configured(engine, str(path)).answer_blocking(request())
+    assert (answer.text, answer.origin) == ("as the file says", Origin.CLOUD)
+    for name, text, said in [
+        ("wrong.toml", path.read_text() + "[budgets]\n", "budgets"),
+        ("waits.toml", path.read_text() + '[outbox]\nfile = "outbox.redb"\n', "outbox"),
+    ]:
+        (tmp_path / name).write_text(text)
+        with pytest.raises(margay.MargayError, match=said):
+            margay.Cascade.configured(engine, str(tmp_path / name))
+    without = margay.Engine.load(margay.Bundle.open(plain), margay.DeviceOptions(threads=1))
+    with pytest.raises(margay.MargayError, match="no policy"):
+        margay.Cascade.configured(without, str(path))
 
 
 def test_a_redactor_that_fails_lets_nothing_out(engine):

@@ -86,11 +86,9 @@ impl Cascade {
     /// A cascade of an engine, its bundle's policy, and a cloud.
     #[uniffi::constructor(default(options = None))]
     pub fn new(engine: &Engine, cloud: &Cloud, options: Option<CascadeOptions>) -> Result<Arc<Self>, MargayError> {
-        let policy = engine.0.policy.clone();
-        let policy =
-            policy.ok_or_else(|| invalid("the bundle has no policy: calibrate it first (`margay calibrate`)"))?;
+        let engine_of = Arc::clone(&engine.0.engine);
         let mut builder =
-            margay::Cascade::builder().engine(Arc::clone(&engine.0.engine)).policy(policy).cloud(Arc::clone(&cloud.0));
+            margay::Cascade::builder().engine(engine_of).policy(policy(engine)?).cloud(Arc::clone(&cloud.0));
         if let Some(options) = options {
             let failures = NonZeroU32::new(options.breaker_failures)
                 .ok_or_else(|| invalid("breaker_failures is 0: the cloud would never be asked"))?;
@@ -102,6 +100,19 @@ impl Cascade {
             });
         }
         Ok(Arc::new(Self(builder.build()?)))
+    }
+
+    /// A cascade of an engine, its bundle's policy, and what the file `margay.toml` at `path` describes: servers, tokens, budget,
+    /// cache, audit file and the rest. Its `[device]` is left aside, and an `[outbox]` refused: what waits there has no way
+    /// back through here.
+    #[uniffi::constructor]
+    pub fn configured(engine: &Engine, path: String) -> Result<Arc<Self>, MargayError> {
+        let configuration = margay::configuration::Configuration::read(path)?;
+        if configuration.outbox.is_some() {
+            return Err(invalid("an [outbox] is for programs in Rust: leave it out of the file"));
+        }
+        let cascade = configuration.assemble()?.cascade(Arc::clone(&engine.0.engine), policy(engine)?)?;
+        Ok(Arc::new(Self(cascade)))
     }
 
     /// Answers on the device if it is sure enough, else in the cloud. Given up, it stops.
@@ -137,6 +148,11 @@ impl Cascade {
         let events = self.0.stream_blocking(request.ask()?, mode.into())?;
         Ok(Arc::new(BlockingStream(std::sync::Mutex::new(Some(events)))))
     }
+}
+
+fn policy(engine: &Engine) -> Result<margay::bundle::CalibratedPolicy, MargayError> {
+    let policy = engine.0.policy.clone();
+    policy.ok_or_else(|| invalid("the bundle has no policy: calibrate it first (`margay calibrate`)"))
 }
 
 #[uniffi::export(async_runtime = "tokio")]

@@ -36,6 +36,7 @@ impl Scenario {
             ("fails", Reply::status("500 Internal Server Error")),
             ("is-silent", Reply::stall()),
             ("says-what-was-redacted", Reply::says("[REDACTED_1]")),
+            ("is-configured", Reply::says("as the file says")),
         ];
         let mut servers = BTreeMap::new();
         for (name, reply) in always {
@@ -49,6 +50,8 @@ impl Scenario {
         let scratch = tempfile::tempdir().unwrap();
         let authorities: Vec<u8> = servers.values().flat_map(FaultyServer::authority).collect();
         std::fs::write(scratch.path().join("authorities.pem"), authorities).unwrap();
+        let configuration = toy::configuration(&servers["is-configured"].endpoint(), "authorities.pem");
+        std::fs::write(scratch.path().join("margay.toml"), configuration).unwrap();
         Self { bundle, expected, servers, scratch, _runtime: runtime }
     }
 
@@ -59,6 +62,7 @@ impl Scenario {
             .env("MARGAY_BUNDLE", self.bundle.path())
             .env("MARGAY_PLAIN_BUNDLE", toy::fixture())
             .env("MARGAY_AUTHORITIES", self.scratch.path().join("authorities.pem"))
+            .env("MARGAY_CONFIGURATION", self.scratch.path().join("margay.toml"))
             .env("MARGAY_SERVERS", servers.collect::<String>())
             .env("MARGAY_EXPECTED", &self.expected)
             .env("LC_ALL", "C.UTF-8")

@@ -8,7 +8,7 @@ use margay::Bundle;
 use margay::bundle::{CalibratedPolicy, CalibratedRouter, Calibration};
 use margay::policy::{Feature, Linear, MAX_KNOTS, Policy, Rule, Threshold};
 use margay_evaluation::certificate::{Certified, Guarantee, Target};
-use margay_evaluation::cost::CostModel;
+use margay_evaluation::cost::{CostModel, Unit};
 use margay_evaluation::evaluation::{Evaluation, Options};
 use margay_evaluation::fit::{Calibrator, LearnedRule, Route, score_recorded};
 use margay_evaluation::goal::Goal;
@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::console::Console;
 use crate::error::{Error, Result};
-use crate::evaluate::{TableArgs, cannot};
+use crate::evaluate::{CostArgs, TableArgs, cannot};
 
 /// Penalty of a learned rule, scikit-learn's default.
 const PENALTY: f64 = 1.0;
@@ -57,6 +57,9 @@ pub struct CalibrateArgs {
     /// A threshold for each task too, all of them right at once; needs a risk at a level, and column `task`
     #[arg(long)]
     pub per_task: bool,
+    /// What a query costs, for a target that is a cost
+    #[command(flatten)]
+    pub cost: CostArgs,
     /// File of the secret key to sign the bundle again with; needed if it is signed
     #[arg(long, value_name = "FILE")]
     pub sign: Option<PathBuf>,
@@ -114,15 +117,21 @@ pub fn calibrate(args: &CalibrateArgs, console: &mut Console) -> Result<Bundle> 
         Some(router) => pairing.behind(|query| router.queries.contains(query)),
         None => pairing,
     };
-    let calibration = behind(Pairing::join(rows.iter().copied(), small, large)?);
+    // Other goals than a cost ask for no column of it.
+    let cost = match args.target.target {
+        Target::MeanCost { .. } => args.cost.model(),
+        _ => CostModel { unit: Unit::Calls, ..CostModel::default() },
+    };
+    let calibration = behind(cost.join(rows.iter().copied(), small, large)?);
     let certified = match args.target.choose(&calibration)? {
         Guarantee::Certified(certified) => certified,
         refused @ Guarantee::CannotGuarantee { .. } => return Err(Error::Usage(cannot(&args.target, &refused))),
     };
-    let tasks = if args.per_task { per_task(&args.target, &rows, small, large, behind)? } else { BTreeMap::new() };
+    let tasks =
+        if args.per_task { per_task(&args.target, &cost, &rows, small, large, behind)? } else { BTreeMap::new() };
     let key = args.sign.as_deref().map(SecretKey::read).transpose()?;
     // What the threshold was chosen on, measured whole, goes with it; a table without costs has no such measures.
-    let options = Options { split: args.table.calibration.as_deref(), ..Options::default() };
+    let options = Options { split: args.table.calibration.as_deref(), cost: args.cost.model(), ..Options::default() };
     let report = Evaluation::from_table(&table, &[small, large], &options).ok();
     let report = report.map(serde_json::to_value).transpose().map_err(|error| Error::Usage(error.to_string()))?;
     let mut policy = policy(args, rule, &bundle, &certified, &tasks)?;
@@ -238,6 +247,7 @@ fn carried(Route { router, threshold, deferral_rate, sample_size }: &Route) -> R
 
 fn per_task(
     target: &Goal,
+    cost: &CostModel,
     rows: &[Row<'_>],
     small: &str,
     large: &str,
@@ -246,7 +256,7 @@ fn per_task(
     let (Target::Risk { risk, at_most }, Some(level)) = (target.target, target.level) else {
         return Err(Error::Usage(format!("--per-task: {target} is no risk at a level, such as risk<=0.05@0.95")));
     };
-    let tasks = Pairing::join_by_task(rows.iter().copied(), small, large, &CostModel::default())?;
+    let tasks = Pairing::join_by_task(rows.iter().copied(), small, large, cost)?;
     let tasks = tasks.into_iter().map(|(task, pairing)| (task, behind(pairing))).collect();
     Ok(RiskControl { risk, at_most, level }.choose_per_task(&tasks, Correction::Holm)?)
 }

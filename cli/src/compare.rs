@@ -76,7 +76,7 @@ pub fn compare(args: &CompareArgs, console: &mut Console) -> Result<Contrast> {
         split: args.split.as_deref(),
         large: args.large.as_deref(),
         deferral_rate: args.deferral_rate,
-        cost_interval: args.cost.interval(),
+        cost_interval: args.output.cost_interval(),
         bootstrap: args.output.bootstrap(),
     };
     let contrast = Contrast::of(&first.side(&names[0]), &second.side(&names[1]), &options)?;

@@ -100,6 +100,9 @@ pub struct OutputArgs {
     /// Seed of the resamples
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub seed: u64,
+    /// Costs between which areas over cost are taken, to compare with other chains
+    #[arg(long, value_name = "FROM,TO", value_delimiter = ',', num_args = 2)]
+    pub cost_interval: Vec<f64>,
     /// Print all numbers as one JSON object, or write them to FILE
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = STANDARD_OUTPUT)]
     pub json: Option<PathBuf>,
@@ -111,6 +114,10 @@ pub struct OutputArgs {
 impl OutputArgs {
     pub(crate) fn bootstrap(&self) -> Bootstrap {
         Bootstrap { resamples: self.resamples, seed: self.seed, ..Bootstrap::default() }
+    }
+
+    pub(crate) fn cost_interval(&self) -> Option<(f64, f64)> {
+        Some((*self.cost_interval.first()?, *self.cost_interval.get(1)?))
     }
 
     /// Whether a program reads standard output.
@@ -132,7 +139,7 @@ impl OutputArgs {
 /// What a query costs.
 #[derive(Debug, Clone, Default, Args)]
 pub struct CostArgs {
-    /// What is counted: flops, money, milliseconds or joules
+    /// What is counted: flops, money, milliseconds, joules or calls
     #[arg(long = "cost", value_name = "UNIT", default_value = "flops")]
     pub unit: CostUnit,
     /// Count the first model as this much for each query, in that unit, instead of as recorded; 0 is a choice
@@ -144,9 +151,6 @@ pub struct CostArgs {
     /// Joules of the device's radio per query sent away, for --cost joules
     #[arg(long, value_name = "JOULES", default_value_t = 1.0)]
     pub joules_per_call: f64,
-    /// Costs between which areas over cost are taken, to compare with other chains
-    #[arg(long, value_name = "FROM,TO", value_delimiter = ',', num_args = 2)]
-    pub cost_interval: Vec<f64>,
 }
 
 /// A column to count.
@@ -161,6 +165,8 @@ pub enum CostUnit {
     Milliseconds,
     /// The device's column `flops` and the number of calls
     Joules,
+    /// Calls to other models than the first; needs no column
+    Calls,
 }
 
 impl CostArgs {
@@ -170,12 +176,9 @@ impl CostArgs {
             CostUnit::Money => Unit::Money,
             CostUnit::Milliseconds => Unit::Milliseconds,
             CostUnit::Joules => Unit::Joules { per_flop: self.joules_per_flop, per_call: self.joules_per_call },
+            CostUnit::Calls => Unit::Calls,
         };
         CostModel { unit, device: self.device_cost.map_or(DeviceCost::Recorded, DeviceCost::PerQuery) }
-    }
-
-    pub(crate) fn interval(&self) -> Option<(f64, f64)> {
-        Some((*self.cost_interval.first()?, *self.cost_interval.get(1)?))
     }
 }
 
@@ -197,7 +200,7 @@ pub fn evaluate(args: &EvaluateArgs, console: &mut Console) -> Result<Evaluation
         prompts: prompts.as_ref(),
         score: args.score,
         cost: args.cost.model(),
-        cost_interval: args.cost.interval(),
+        cost_interval: args.output.cost_interval(),
         bootstrap: args.output.bootstrap(),
     };
     let evaluation = Evaluation::from_table(&table, &models, &options)?;

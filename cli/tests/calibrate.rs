@@ -49,6 +49,26 @@ fn table(from: u32, to: u32) -> String {
 }
 
 #[test]
+fn a_table_without_costs_has_thresholds_for_all_goals_but_a_cost() {
+    let place = Place::new();
+    let without: String =
+        table(0, 400).lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned() + "\n").collect();
+    fs::write(place.path("outcomes.csv"), without).unwrap();
+    let line =
+        |goal: &str| format!("calibrate --outcomes outcomes.csv --chain small,large --target {goal} --bundle toy");
+    for goal in ["deferral<=0.3", "quality>=0.8", "overall-risk<=0.3@0.9"] {
+        place.ok(&line(goal));
+    }
+    let said = place.refused(&line("cost<=4"));
+    assert!(said.contains("column `flops`: is empty for query `q0`") && said.contains("calls"), "{said}");
+    place.ok(&line("cost<=0.3 --cost calls"));
+    let evaluate = "evaluate --outcomes outcomes.csv --chain small,large --resamples 20";
+    assert!(place.refused(evaluate).contains("calls"));
+    let said: Value = serde_json::from_str(&place.ok(&format!("{evaluate} --cost calls --json"))).unwrap();
+    assert_eq!((&said["alone"]["small"]["cost"], &said["alone"]["large"]["cost"]), (&json!(0.0), &json!(1.0)));
+}
+
+#[test]
 fn a_learned_rule_and_thresholds_for_each_task_run_in_the_bundle() {
     let place = Place::new();
     fs::write(place.path("fit.csv"), table(0, 2000)).unwrap();

@@ -39,6 +39,8 @@ pub enum Unit {
         /// Joules per query sent to another model.
         per_call: f64,
     },
+    /// Calls to models other than the device's. Needs no column: the mean cost of two models is how often they defer.
+    Calls,
 }
 
 /// What the device's own work counts as.
@@ -60,14 +62,16 @@ impl CostModel {
     /// a price that is negative or not finite.
     pub fn of<'a>(&self, row: impl Into<Row<'a>>, on_device: bool) -> Result<f64> {
         let row: Row<'_> = row.into();
-        let flops = || row.flops().ok_or_else(|| row.lacks("flops"));
+        let lacks = |column| row.lacks_and(column, "; a cost in calls needs no column");
+        let flops = || row.flops().ok_or_else(|| lacks("flops"));
         let cost = match (self.device, self.unit) {
             (DeviceCost::PerQuery(cost), _) if on_device => cost,
             (_, Unit::Flops) => flops()?,
-            (_, Unit::Money) => row.cost().ok_or_else(|| row.lacks("cost"))?,
-            (_, Unit::Milliseconds) => row.latency_ms().ok_or_else(|| row.lacks("latency_ms"))?,
+            (_, Unit::Money) => row.cost().ok_or_else(|| lacks("cost"))?,
+            (_, Unit::Milliseconds) => row.latency_ms().ok_or_else(|| lacks("latency_ms"))?,
             (_, Unit::Joules { per_flop, .. }) if on_device => per_flop * flops()?,
             (_, Unit::Joules { per_call, .. }) => per_call,
+            (_, Unit::Calls) => f64::from(u8::from(!on_device)),
         };
         if cost.is_finite() && cost >= 0.0 {
             return Ok(cost);
@@ -102,6 +106,7 @@ impl fmt::Display for CostModel {
                 "joules of the device per query, estimated at {per_flop:e} J per floating-point operation and {per_call} J per \
                  call"
             )?,
+            Unit::Calls => return f.write_str("calls to other models than the device's per query"),
         }
         match self.device {
             DeviceCost::Recorded => f.write_str("; the device's work is counted as recorded"),
@@ -136,6 +141,7 @@ mod tests {
         assert_eq!(cost(Unit::Money, DeviceCost::PerQuery(0.0)), (0.0, 0.002));
         assert_eq!(cost(Unit::Milliseconds, DeviceCost::Recorded), (40.0, 40.0));
         assert_eq!(cost(Unit::Joules { per_flop: 1e-10, per_call: 2.5 }, DeviceCost::Recorded), (0.1, 2.5));
+        assert_eq!(cost(Unit::Calls, DeviceCost::Recorded), (0.0, 1.0));
     }
 
     #[test]

@@ -140,6 +140,7 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         output: OutputArgs {
             resamples: 50,
             seed: 7,
+            cost_interval: Vec::new(),
             json: Some(folder.join("evaluation.json")),
             report: Some(folder.join("evaluation")),
         },
@@ -189,6 +190,7 @@ fn the_table_gives_a_threshold_with_a_promise(folder: &Path, summary: &Summary) 
         learn: None,
         probability: None,
         router: None,
+        cost: CostArgs::default(),
         fit: Vec::new(),
         per_task: false,
         sign: None,

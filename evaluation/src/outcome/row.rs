@@ -83,7 +83,12 @@ impl<'a> Row<'a> {
 
     /// The error of an empty field that the question asked needs.
     pub(crate) fn lacks(&self, column: &str) -> Error {
-        let message = format!("is empty for query `{}` and model `{}`", self.query(), self.model());
+        self.lacks_and(column, "")
+    }
+
+    /// The same with what else can be done.
+    pub(crate) fn lacks_and(&self, column: &str, instead: &str) -> Error {
+        let message = format!("is empty for query `{}` and model `{}`{instead}", self.query(), self.model());
         Error::new(ErrorKind::MissingValue, message).at_column(column)
     }
 

@@ -127,6 +127,7 @@ impl ChainReport<'_> {
             Unit::Money => format!("{cost:.6}"),
             Unit::Milliseconds => format!("{cost:.1}\u{a0}ms"),
             Unit::Joules { .. } => format!("{cost:.3}\u{a0}J"),
+            Unit::Calls => format!("{cost:.3}\u{a0}calls"),
         }
     }
 

@@ -128,6 +128,7 @@ impl ChainReport<'_> {
             Unit::Money => (1.0, "mean money per query".to_owned()),
             Unit::Milliseconds => (1.0, "mean milliseconds per query".to_owned()),
             Unit::Joules { .. } => (1.0, "mean joules per query".to_owned()),
+            Unit::Calls => (1.0, "mean calls per query".to_owned()),
         };
         (scale, Axis::from_zero(&title, largest / scale))
     }

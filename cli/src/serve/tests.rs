@@ -56,13 +56,16 @@ impl LargeModel for Slow {
 
 /// The runtime's toy model on ONNX Runtime.
 fn toy() -> Arc<Engine> {
-    static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| {
-        let library = Locate::from_environment().find_or_fetch(&mut |_| {}).unwrap();
-        let toy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/fixtures/toy");
-        let device = DeviceOptions { threads: Some(1), library: Some(library), ..DeviceOptions::default() };
-        Arc::new(Engine::load(&Bundle::open(toy).unwrap(), device).unwrap())
-    });
+    static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| load(1));
     Arc::clone(&ENGINE)
+}
+
+/// The same, answering so many questions side by side.
+fn load(batch: usize) -> Arc<Engine> {
+    let library = Locate::from_environment().find_or_fetch(&mut |_| {}).unwrap();
+    let toy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/fixtures/toy");
+    let device = DeviceOptions { threads: Some(1), library: Some(library), batch, ..DeviceOptions::default() };
+    Arc::new(Engine::load(&Bundle::open(toy).unwrap(), device).unwrap())
 }
 
 const TOKEN: &str = "right";
@@ -309,6 +312,19 @@ async fn an_engine_answers_over_the_wire_as_it_does_in_the_hand() {
 
     let too_long = client.answer(&Request::user("hello").max_tokens(1_000_000)).await.unwrap_err();
     assert_eq!(too_long.kind(), ErrorKind::Rejected);
+}
+
+#[tokio::test]
+async fn answers_side_by_side_are_those_of_one_at_a_time() {
+    let server = Server::start(Model::device(load(3), None), options()).unwrap();
+    let client = margay_client(&server, TOKEN);
+    let texts = ["hello", "good morning", "a long way to go from here to there", "x", "1 2 3", "hello"];
+    let requests = texts.map(|text| Request::user(text).max_tokens(24));
+    let answers = futures_util::future::join_all(requests.iter().map(|request| client.answer(request))).await;
+    for (request, answer) in requests.iter().zip(answers) {
+        let alone = toy().generate(request, None, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(answer.unwrap().text, alone.text);
+    }
 }
 
 #[tokio::test]

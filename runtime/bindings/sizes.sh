@@ -17,6 +17,7 @@ row() {
 printf '| library | features | stripped | in a package (gzip) |\n| --- | --- | --- | --- |\n'
 row margay-c ""
 row margay-c cloud
+row margay-c configuration
 row margay-c constrained
-row margay-c cloud,constrained
+row margay-c configuration,constrained
 row margay-uniffi constrained

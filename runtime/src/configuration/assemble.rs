@@ -110,6 +110,19 @@ impl Configuration {
         Ok(Assembly { cloud, budget, outbox, connectivity, builder })
     }
 
+    /// The cascade alone, for callers who cannot hand back an answer that had to wait.
+    ///
+    /// # Errors
+    /// As [`Configuration::assemble`] and [`Assembly::cascade`]; [`ErrorKind::Configuration`] for an `[outbox]`, which nobody
+    /// would drain.
+    pub fn assemble_cascade(&self, engine: impl Into<Arc<Engine>>, policy: CalibratedPolicy) -> Result<Cascade> {
+        if self.outbox.is_some() {
+            let message = "an [outbox] is for programs that drain it, in Rust: leave it out here";
+            return Err(Error::new(ErrorKind::Configuration, message));
+        }
+        self.assemble()?.cascade(engine, policy)
+    }
+
     fn budget(&self) -> Result<Option<Budget>> {
         let Some(section) = &self.budget else { return Ok(None) };
         let price = Price { input: section.input_price.micros(), output: section.output_price.micros() };

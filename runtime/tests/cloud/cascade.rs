@@ -286,6 +286,25 @@ async fn a_query_that_brings_no_deadline_has_that_of_the_cascade() {
     assert_eq!(at_once.answer(with_its_own).await.unwrap().text, "from afar");
 }
 
+#[cfg(feature = "configuration")]
+#[tokio::test]
+async fn a_cascade_of_a_file_has_the_deadline_of_the_file_and_no_outbox() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("margay.toml");
+    let assembled = |more: &str| {
+        let server = "[cloud.server]\nendpoint = \"https://example.com/v1\"\nmodel = \"large\"\n";
+        std::fs::write(&path, format!("version = 1\n{server}{more}")).unwrap();
+        let configuration = margay::configuration::Configuration::read(&path).unwrap();
+        configuration.assemble_cascade(Arc::clone(&ENGINE), policy(Threshold::KEEP_ALL))
+    };
+    let at_once = assembled("[cascade]\ndeadline = \"1ns\"\n").unwrap();
+    assert!(at_once.answer(request()).await.unwrap_err().is_deadline());
+    let unhurried = assembled("[cascade]\ndeadline = \"never\"\n").unwrap();
+    assert_eq!(unhurried.answer(request()).await.unwrap().text, EXPECTED.greedy_text);
+    let refused = assembled("[outbox]\nfile = \"outbox.redb\"\n").unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Configuration);
+}
+
 #[tokio::test]
 async fn a_query_cancelled_in_the_cloud_has_no_answer_at_all() {
     for then in [OnCloudFailure::FallBackToLocal, OnCloudFailure::Abstain] {

@@ -147,11 +147,8 @@ pub unsafe extern "C" fn margay_cascade_configure(
         let loaded = handle::take::<Loaded>(engine)?;
         // SAFETY: as the header says of every pointer.
         let configuration = Configuration::read(unsafe { input::text(path, "path") }?)?;
-        if configuration.outbox.is_some() {
-            return Err(Failure::new(Status::Configuration, "an [outbox] is for programs in Rust: leave it out"));
-        }
         let policy = bundle::policy(loaded.policy.as_ref())?;
-        let cascade = configuration.assemble()?.cascade(loaded.engine.clone(), policy)?;
+        let cascade = configuration.assemble_cascade(loaded.engine.clone(), policy)?;
         // SAFETY: as above.
         unsafe { handle::give(out, Assembled(cascade)) }
     })

@@ -86,9 +86,10 @@ impl Cascade {
     /// A cascade of an engine, its bundle's policy, and a cloud.
     #[uniffi::constructor(default(options = None))]
     pub fn new(engine: &Engine, cloud: &Cloud, options: Option<CascadeOptions>) -> Result<Arc<Self>, MargayError> {
-        let engine_of = Arc::clone(&engine.0.engine);
-        let mut builder =
-            margay::Cascade::builder().engine(engine_of).policy(policy(engine)?).cloud(Arc::clone(&cloud.0));
+        let mut builder = margay::Cascade::builder()
+            .engine(Arc::clone(&engine.0.engine))
+            .policy(policy(engine)?)
+            .cloud(Arc::clone(&cloud.0));
         if let Some(options) = options {
             let failures = NonZeroU32::new(options.breaker_failures)
                 .ok_or_else(|| invalid("breaker_failures is 0: the cloud would never be asked"))?;
@@ -108,11 +109,7 @@ impl Cascade {
     #[uniffi::constructor]
     pub fn configured(engine: &Engine, path: String) -> Result<Arc<Self>, MargayError> {
         let configuration = margay::configuration::Configuration::read(path)?;
-        if configuration.outbox.is_some() {
-            return Err(invalid("an [outbox] is for programs in Rust: leave it out of the file"));
-        }
-        let cascade = configuration.assemble()?.cascade(Arc::clone(&engine.0.engine), policy(engine)?)?;
-        Ok(Arc::new(Self(cascade)))
+        Ok(Arc::new(Self(configuration.assemble_cascade(Arc::clone(&engine.0.engine), policy(engine)?)?)))
     }
 
     /// Answers on the device if it is sure enough, else in the cloud. Given up, it stops.
